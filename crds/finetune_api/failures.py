@@ -1,0 +1,55 @@
+"""The failure classes in one table: exit code, what the operator does next, and a remedy."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.names import Exit, FailureClass
+
+
+class Next(StrEnum):
+    """What follows a failed attempt."""
+
+    FAIL = "fail"
+    """The run itself is wrong: Failed, for good."""
+    RETRY = "retry"
+    """Again after a growing wait, up to `spec.retryLimit`."""
+    RESTART = "restart"
+    """Again at once, not counted."""
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """One row of the table."""
+
+    exit_code: Exit | None
+    """What the trainer exits with; None where the cluster alone can tell."""
+    next: Next
+    remedy: str
+    """What a user can do; the trainer's own words win where it has any."""
+
+
+POLICIES: dict[FailureClass, FailurePolicy] = {
+    FailureClass.INVALID_DATA: FailurePolicy(
+        Exit.USER_ERROR, Next.FAIL, "Correct the data at the place named, then create the Finetune again."
+    ),
+    FailureClass.INVALID_CONFIG: FailurePolicy(
+        Exit.USER_ERROR, Next.FAIL, "Correct the field named, then create the Finetune again."
+    ),
+    FailureClass.ACCESS_DENIED: FailurePolicy(
+        Exit.USER_ERROR, Next.FAIL, "Give the Secret or service account the permission named, then create it again."
+    ),
+    FailureClass.INFRASTRUCTURE: FailurePolicy(
+        Exit.INFRASTRUCTURE, Next.RETRY, "Nothing, if it goes away; else see the pod's log and raise spec.retryLimit."
+    ),
+    FailureClass.GPU_OUT_OF_MEMORY: FailurePolicy(
+        Exit.GPU_OUT_OF_MEMORY,
+        Next.FAIL,
+        "Lower hyperparameters.trainBatchSize or maxSeqLength, set method.quantization, or choose a bigger GPU.",
+    ),
+    FailureClass.HOST_OUT_OF_MEMORY: FailurePolicy(None, Next.FAIL, "Raise trainer.memory."),
+    FailureClass.DISK_FULL: FailurePolicy(None, Next.FAIL, "Raise trainer.ephemeralStorage."),
+    FailureClass.DIVERGED: FailurePolicy(
+        Exit.DIVERGED, Next.FAIL, "Lower hyperparameters.learningRate, or add a warmup."
+    ),
+    FailureClass.PREEMPTED: FailurePolicy(Exit.TERMINATED, Next.RESTART, "Nothing: the run starts again by itself."),
+}

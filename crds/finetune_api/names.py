@@ -1,0 +1,147 @@
+"""Every name that more than one part of the product has to spell: group, labels, conditions, reasons, paths.
+
+Whoever needs one of these imports it; a second spelling of the same fact is a mistake.
+"""
+
+from enum import IntEnum, StrEnum
+
+GROUP = "finetune-operator.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "Finetune"
+PLURAL = "finetunes"
+SHORT_NAME = "ft"
+
+MAX_NAME_LENGTH = 40
+"""Longest `metadata.name`, so that `<name>-<uid, 8>-train-<attempt>` stays a valid Job and label name (63)."""
+
+FIELD_MANAGER = "finetune-operator"
+"""The one field manager of server-side apply: whoever applies with it owns the whole status."""
+
+LABEL_NAME = f"{GROUP}/name"
+LABEL_UID = f"{GROUP}/uid"
+LABEL_STAGE = f"{GROUP}/stage"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+
+CARD_ANNOTATION_PREFIX = f"card.{GROUP}/"
+"""Annotations below this prefix are copied to model card and lock file; they never affect training."""
+
+TRAINER_CONTAINER = "trainer"
+REPORT_AUDIENCE = "finetune-operator-progress"
+"""Audience of the projected token that a trainer shows to the progress endpoint, and of nothing else."""
+
+RUN_DIRECTORY = "/finetune/run"
+RUN_FILE = f"{RUN_DIRECTORY}/run.json"
+SECRETS_DIRECTORY = "/finetune/secrets"
+DATASETS_DIRECTORY = "/finetune/datasets"
+VOLUMES_DIRECTORY = "/finetune/volumes"
+TOKEN_DIRECTORY = "/finetune/token"
+TOKEN_FILE = f"{TOKEN_DIRECTORY}/token"
+SCRATCH_DIRECTORY = "/scratch"
+TERMINATION_LOG = "/dev/termination-log"
+
+TERMINATION_MESSAGE_BYTES = 4000
+"""Longest result message. The kubelet keeps the last 4096 bytes of a container's termination message; the writer stays
+below, and cuts free text first. Source: Kubernetes, "Determine the Reason for Pod Failure"."""
+
+REPORT_MAX_BYTES = 64 * 1024
+"""Largest progress report the operator reads."""
+
+STATUS_HISTORY_ROWS = 60
+"""Most `status.history` rows; the whole series is in `training_log.jsonl`."""
+
+ENV_WRITER_ID = "FINETUNE_WRITER_ID"
+"""Who writes: the pod's uid. What it writes to S3 lies under its first 8 characters."""
+
+ENV_LOG_FORMAT = "FINETUNE_LOG_FORMAT"
+"""`json` for one JSON object a line, else readable text."""
+
+S3_ACCESS_KEY = "AWS_ACCESS_KEY_ID"
+S3_SECRET_KEY = "AWS_SECRET_ACCESS_KEY"
+S3_SESSION_TOKEN = "AWS_SESSION_TOKEN"
+HF_TOKEN_KEY = "HF_TOKEN"
+
+MANIFEST_FILE = "manifest.json"
+LOCK_FILE = "run.lock.json"
+PREPARED_FOLDER = "prepared"
+ARTIFACTS_FOLDER = "artifacts"
+
+
+class Stage(StrEnum):
+    """A stage of a run is one Job."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+
+
+class StageState(StrEnum):
+    """Where a stage is."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class Activity(StrEnum):
+    """What a trainer is doing while it reports."""
+
+    PREPARING = "preparing"
+    LOADING = "loading"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    PUBLISHING = "publishing"
+
+
+class Phase(StrEnum):
+    """One word for a table column, derived from the conditions and never read back."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    PUBLISHING = "Publishing"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+
+
+class ConditionType(StrEnum):
+    """Condition types. Ready, Reconciling and Stalled mean what kstatus means by them."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    SUCCEEDED = "Succeeded"
+    SUSPENDED = "Suspended"
+    DATA_VALIDATED = "DataValidated"
+    SCHEDULED = "Scheduled"
+    TRAINED = "Trained"
+    EVALUATED = "Evaluated"
+    ARTIFACT_PUBLISHED = "ArtifactPublished"
+
+
+class FailureClass(StrEnum):
+    """What kind of thing went wrong: it alone decides what happens next."""
+
+    INVALID_DATA = "InvalidData"
+    INVALID_CONFIG = "InvalidConfig"
+    ACCESS_DENIED = "AccessDenied"
+    INFRASTRUCTURE = "Infrastructure"
+    GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    DISK_FULL = "DiskFull"
+    DIVERGED = "Diverged"
+    PREEMPTED = "Preempted"
+
+
+class Exit(IntEnum):
+    """Exit codes of `python -m finetune_trainer`: what a pod says when its message was lost."""
+
+    OK = 0
+    USER_ERROR = 42
+    INFRASTRUCTURE = 43
+    GPU_OUT_OF_MEMORY = 44
+    DIVERGED = 45
+    TERMINATED = 143
+    """128 + SIGTERM: somebody asked the pod to leave."""

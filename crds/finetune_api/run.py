@@ -1,0 +1,143 @@
+"""The run contract: RunSpec (operator to trainer, `run.json`), RunResult and ProgressReport (trainer to operator).
+
+One JSON sample of each lies in `tests/data/`; an operator test writes it, a trainer test reads it.
+"""
+
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from finetune_api.base import StrictModel
+from finetune_api.names import (
+    STATUS_HISTORY_ROWS,
+    TERMINATION_MESSAGE_BYTES,
+    Activity,
+    Stage,
+)
+from finetune_api.resource import TrainingSpec
+from finetune_api.status import (
+    ArtifactStatus,
+    DataStatus,
+    EffectiveHyperparameters,
+    EvaluationStatus,
+    Failure,
+    HistoryRow,
+    Metrics,
+    Progress,
+    Resolved,
+)
+
+
+class RunIdentity(StrictModel):
+    """Whose run it is."""
+
+    namespace: str
+    name: str
+    uid: str
+    """Tells two runs of the same name apart: an artifact with another uid is somebody else's."""
+
+
+class SecretFolder(StrictModel):
+    """A folder with one file per key."""
+
+    directory: str
+    """Absolute path; it is empty or absent where the Secret does not exist."""
+    source: str
+    """What to call it in an error, such as `Secret team-a/s3`."""
+
+
+class StorageAccess(StrictModel):
+    """How S3 is reached."""
+
+    endpoint: str = ""
+    """URL of an S3-compatible server; empty = AWS."""
+    region: str = ""
+    """Region; empty = `us-east-1`."""
+    credentials: SecretFolder | None = None
+    """Where the keys are; None = the SDK's own chain (workload identity)."""
+
+
+class ReportTarget(StrictModel):
+    """Where progress goes."""
+
+    url: str
+    """Progress reports are POSTed here."""
+    token_file: str
+    """File with the bearer token, read anew for every report since it is rotated."""
+
+
+class RunSpec(StrictModel):
+    """The order: what to train, from what, into where. URIs are resolved and no secret is in it."""
+
+    identity: RunIdentity
+    training: TrainingSpec
+    """The user's spec; dataset and model URIs are `s3://`, `hf://` or `file:///`."""
+    output_uri: str
+    """The run's own root, `s3://…/<namespace>/<name>/<uid>` or `file:///…`; nothing is written elsewhere."""
+    attempt: int = Field(default=1, ge=1)
+    """Number of the try; what it writes lies under `artifacts/<attempt>-<writer>`."""
+    resolved: Resolved = Resolved()
+    """What `prepare` found; `train` takes this revision and no other."""
+    storage: StorageAccess = StorageAccess()
+    model_credentials: SecretFolder | None = None
+    """Folder with `HF_TOKEN`."""
+    card: dict[str, str] = Field(default_factory=dict)
+    """Free text for model card and lock file, by key."""
+    report: ReportTarget | None = None
+    """Where progress goes; None = only the log."""
+    scratch_directory: str = "/tmp"
+    """A folder with room for model and data; what is in it may be lost."""
+    result_file: str | None = None
+    """Where the RunResult goes; None = standard output."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs the run was given; 0 = CPU."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; None = as many as there are."""
+
+
+class RunResult(StrictModel):
+    """The answer of one stage: either a failure, or what it found."""
+
+    stage: Stage
+    failure: Failure | None = None
+    """Set when the stage failed; then nothing was published."""
+    data: DataStatus | None = None
+    effective_hyperparameters: EffectiveHyperparameters | None = None
+    resolved: Resolved | None = None
+    progress: Progress | None = None
+    metrics: Metrics | None = None
+    evaluation: EvaluationStatus | None = None
+    artifact: ArtifactStatus | None = None
+
+    def to_message(self, limit: int = TERMINATION_MESSAGE_BYTES) -> str:
+        """The result as one JSON line of at most `limit` bytes; free text is cut first, so that it always parses.
+
+        Warnings go first, then the failure's message is halved until it fits.
+        """
+        result = self
+        while len(text := result.model_dump_json(by_alias=True, exclude_none=True).encode()) > limit:
+            result = result._shortened()
+        return text.decode()
+
+    def _shortened(self) -> Self:
+        if self.data and self.data.warnings:
+            return self.model_copy(update={"data": self.data.model_copy(update={"warnings": self.data.warnings[:-1]})})
+        if self.failure and len(self.failure.message) > 100:
+            half = self.failure.message[: len(self.failure.message) // 2] + "…"
+            return self.model_copy(update={"failure": self.failure.model_copy(update={"message": half})})
+        raise ValueError("the result is longer than the limit although no free text is left in it")
+
+
+class ProgressReport(StrictModel):
+    """What a trainer POSTs while it works, and once more when it is done."""
+
+    identity: RunIdentity
+    stage: Stage
+    attempt: int = Field(ge=1)
+    activity: Activity
+    progress: Progress | None = None
+    metrics: Metrics | None = None
+    history: Annotated[list[HistoryRow], Field(max_length=STATUS_HISTORY_ROWS)] = Field(default_factory=list)
+    """The whole curve so far, thinned by the trainer."""
+    result: RunResult | None = None
+    """The final answer, in the last report of a stage."""

@@ -1,0 +1,289 @@
+"""The status of a Finetune: everything that happened, in at most 16 KiB.
+
+Each write is one server-side apply of the whole status. What cannot be derived from the children (attempts, restarts,
+results of pods that may be gone) is read back from here.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Model
+from finetune_api.names import STATUS_HISTORY_ROWS, ConditionType, FailureClass, Phase, Stage, StageState
+
+Text = Annotated[str, Field(max_length=1024)]
+Uri = Annotated[str, Field(max_length=2048)]
+
+
+class ConditionStatus(StrEnum):
+    """Status of a condition."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Model):
+    """A metav1.Condition."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """CamelCase word for programs."""
+    message: Annotated[str, Field(max_length=2048)] = ""
+    """One sentence for people."""
+    last_transition_time: datetime
+    """When `status` last changed."""
+    observed_generation: int | None = Field(default=None, ge=0)
+    """Generation of the spec this was decided from."""
+
+
+class StageStatus(Model):
+    """One stage of the run."""
+
+    name: Stage
+    state: StageState
+    job: Annotated[str, Field(max_length=63)] | None = None
+    """The Job of the newest attempt."""
+    started_at: datetime | None = None
+    """When its first pod started."""
+    finished_at: datetime | None = None
+    """When its Job ended."""
+    message: Text | None = None
+    """What it is doing or waiting for, in the scheduler's or kubelet's own words where they have some."""
+
+
+class Progress(Model):
+    """How far the train stage is."""
+
+    percent: int = Field(default=0, ge=0, le=100)
+    """Share of the optimizer steps done."""
+    step: int = Field(default=0, ge=0)
+    """Optimizer steps done."""
+    total_steps: int = Field(default=0, ge=0)
+    """Optimizer steps in all."""
+    epoch: float = Field(default=0, ge=0)
+    """Passes over the train rows, 4 decimals."""
+    eta_seconds: int | None = Field(default=None, ge=0)
+    """Estimated seconds until training ends."""
+    tokens_per_second: float | None = Field(default=None, ge=0)
+    """Tokens trained per second; padding does not count."""
+    updated_at: datetime | None = None
+    """When the trainer said so."""
+
+
+class Metrics(Model):
+    """The newest numbers of the training loop."""
+
+    training_loss: float | None = None
+    """Mean loss over the supervised tokens since the last log line."""
+    validation_loss: float | None = None
+    """Loss over the dev rows."""
+    learning_rate: float | None = None
+    """Learning rate of the newest step."""
+    grad_norm: float | None = None
+    """Norm of the gradients before clipping."""
+
+
+class HistoryRow(Model):
+    """One point of the loss curve."""
+
+    step: int = Field(ge=0)
+    """Optimizer step."""
+    epoch: float = Field(ge=0)
+    """Passes over the train rows, 4 decimals."""
+    training_loss: float | None = None
+    """Mean loss since the last row."""
+    validation_loss: float | None = None
+    """Loss over the dev rows."""
+
+
+class RowCounts(Model):
+    """Rows by part of the split."""
+
+    train: int = Field(default=0, ge=0)
+    """Rows that are trained on."""
+    dev: int = Field(default=0, ge=0)
+    """Rows evaluated while training."""
+    test: int = Field(default=0, ge=0)
+    """Rows evaluated at the end."""
+    unused: int = Field(default=0, ge=0)
+    """Rows in no part, since the percentages leave them out."""
+
+
+class DroppedCounts(Model):
+    """Rows that were read and left out, by why."""
+
+    empty: int = Field(default=0, ge=0)
+    """Rows with an empty completion."""
+    overlong: int = Field(default=0, ge=0)
+    """Rows longer than `maxSeqLength`, or with nothing left to learn once cut."""
+    duplicate: int = Field(default=0, ge=0)
+    """Train rows that repeat a dev or test row."""
+
+
+class DataStatus(Model):
+    """What `prepare` found; every row read is in exactly one of `rows` and `dropped`."""
+
+    rows: RowCounts = RowCounts()
+    """Rows by part of the split."""
+    dropped: DroppedCounts = DroppedCounts()
+    """Rows left out, by why."""
+    truncated: int = Field(default=0, ge=0)
+    """Rows whose prompt was shortened."""
+    tokens: int = Field(default=0, ge=0)
+    """Tokens of the train rows."""
+    supervised_tokens: int = Field(default=0, ge=0)
+    """Tokens of the train rows that are learned."""
+    max_length: int = Field(default=0, ge=0)
+    """Tokens of the longest train row."""
+    report_uri: Uri | None = None
+    """The data report."""
+    warnings: list[Text] = Field(default_factory=list, max_length=8)
+    """What a user should know and need not mend."""
+
+
+class EffectiveHyperparameters(Model):
+    """The values in force after defaults and `auto`."""
+
+    epochs: float | None = None
+    max_steps: int | None = None
+    total_steps: int | None = None
+    learning_rate: float | None = None
+    scheduler: Annotated[str, Field(max_length=64)] | None = None
+    warmup_steps: int | None = None
+    train_batch_size: int | None = None
+    eval_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    max_seq_length: int | None = None
+    overlong: Annotated[str, Field(max_length=64)] | None = None
+    packing: bool | None = None
+    train_on_prompt: bool | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    optimizer: Annotated[str, Field(max_length=64)] | None = None
+    eval_steps: int | None = None
+    logging_steps: int | None = None
+    seed: int | None = None
+
+
+class Resolved(Model):
+    """What names in the spec turned out to mean; kept for every further attempt."""
+
+    model_uri: Uri | None = None
+    """The model that was taken, also where `finetuneRef` named it."""
+    model_revision: Annotated[str, Field(max_length=200)] | None = None
+    """Commit of an `hf://` model, else a digest over its files."""
+    trainer_image: Annotated[str, Field(max_length=512)] | None = None
+    """Image of the pods."""
+    parameters: int | None = Field(default=None, ge=0)
+    """Parameters of the model."""
+    trainable_parameters: int | None = Field(default=None, ge=0)
+    """Parameters that are trained."""
+
+
+class Comparison(Model):
+    """One metric before and after."""
+
+    base: float | None = None
+    """The weights before step 1."""
+    tuned: float | None = None
+    """The weights that are published."""
+
+
+class EvaluationStatus(Model):
+    """Base against tuned, on the same rows."""
+
+    rows: int | None = Field(default=None, ge=0)
+    """Rows that perplexity was measured on."""
+    generated_rows: int | None = Field(default=None, ge=0)
+    """Rows that were generated."""
+    perplexity: Comparison | None = None
+    """exp(negative log-likelihood per supervised token); lower is better."""
+    exact_match: Comparison | None = None
+    """Share of greedy answers equal to the reference."""
+    samples_uri: Uri | None = None
+    """Prompts, references and both models' answers."""
+
+
+class ArtifactStatus(Model):
+    """What was published."""
+
+    uri: Uri
+    """Folder of the artifact."""
+    manifest_uri: Uri
+    """Manifest with sizes and SHA-256; readers trust only this."""
+    format: Annotated[str, Field(max_length=32)]
+    """`adapter`, `merged` or `model`."""
+    bytes: int = Field(ge=0)
+    """Size of all files."""
+    sha256: Annotated[str, Field(max_length=64)]
+    """SHA-256 of the manifest."""
+    files: int = Field(ge=0)
+    """Number of files."""
+
+
+class Failure(Model):
+    """Why the run, or its newest attempt, failed."""
+
+    failure_class: FailureClass = Field(alias="class")
+    """Kind of failure; it decides what happens next."""
+    reason: Annotated[str, Field(max_length=128)]
+    """CamelCase word for programs."""
+    message: Annotated[str, Field(max_length=2048)]
+    """What is wrong, where, and the limit."""
+    remedy: Annotated[str, Field(max_length=1024)] = ""
+    """What to do."""
+    exit_code: int | None = None
+    """Exit code of the trainer, where there was one."""
+
+
+class FinetuneStatus(Model):
+    """What happened to a Finetune."""
+
+    observed_generation: int = -1
+    """Generation of the spec this status was decided from; -1 = nobody has looked yet."""
+    phase: Phase | None = None
+    """One word for tables, derived from the conditions."""
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    """The truth, by type."""
+    stages: list[StageStatus] = Field(
+        default_factory=list,
+        max_length=4,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    """Prepare, then train."""
+    progress: Progress | None = None
+    """How far the train stage is."""
+    metrics: Metrics | None = None
+    """The newest numbers."""
+    history: list[HistoryRow] = Field(
+        default_factory=list, max_length=STATUS_HISTORY_ROWS, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """The loss curve, thinned; evaluation rows and the newest go last."""
+    data: DataStatus | None = None
+    """What `prepare` found."""
+    effective_hyperparameters: EffectiveHyperparameters | None = None
+    """The values in force."""
+    resolved: Resolved | None = None
+    """What names in the spec turned out to mean."""
+    evaluation: EvaluationStatus | None = None
+    """Base against tuned."""
+    artifact: ArtifactStatus | None = None
+    """What was published."""
+    attempts: int = Field(default=0, ge=0)
+    """Train attempts that were started."""
+    retries: int = Field(default=0, ge=0)
+    """Attempts that followed an infrastructure failure, in either stage; `spec.retryLimit` bounds them."""
+    restarts: int = Field(default=0, ge=0)
+    """Attempts that followed a preemption; they count against nothing."""
+    retry_at: datetime | None = None
+    """When the next attempt starts, while the run waits for it."""
+    failure: Failure | None = None
+    """Why the run, or its newest attempt, failed."""
