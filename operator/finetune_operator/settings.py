@@ -1,0 +1,67 @@
+"""What the operator is told by whoever runs it: one YAML file, rendered by the chart, read once at startup."""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from finetune_api.base import Model
+from finetune_api.resource import Quantity
+from pydantic import ConfigDict, Field, ValidationError
+
+
+class SettingsError(Exception):
+    """The settings file is missing or wrong; the text says where."""
+
+
+class PrepareSize(Model):
+    """Requests and limits of the prepare pod, which needs no GPU."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cpu: Quantity = "1"
+    memory: Quantity = "2Gi"
+    ephemeral_storage: Quantity = "10Gi"
+
+
+class Settings(Model):
+    """The whole file. An unknown key is an error: a misspelt setting must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trainer_image: str
+    """Image of the prepare and train pods."""
+    image_pull_policy: str = "IfNotPresent"
+    """Pull policy of that image."""
+    image_pull_secrets: list[str] = Field(default_factory=list)
+    """Names of pull Secrets; they must exist in the namespace of the Finetune."""
+    report_url: str
+    """Base URL of this operator's progress endpoint, as pods reach it."""
+    prepare: PrepareSize = PrepareSize()
+    """Size of the prepare pod."""
+    namespaces: list[str] = Field(default_factory=list)
+    """Namespaces to watch; empty = all."""
+    listen_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """Port of progress endpoint, metrics and probes."""
+    resync_seconds: Annotated[float, Field(gt=0)] = 60
+    """Every Finetune is looked at this often, also when no event came."""
+    status_interval_seconds: Annotated[float, Field(ge=0)] = 10
+    """Least time between two status writes that only bring progress."""
+    retry_wait_seconds: Annotated[float, Field(gt=0)] = 10
+    """Wait before the first retry of an infrastructure failure; each further wait is twice as long."""
+    retry_wait_limit_seconds: Annotated[float, Field(gt=0)] = 300
+    """Longest such wait."""
+    log_format: str = "json"
+    """`json` or `text`, for operator and trainer."""
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings in the file. Raises SettingsError with one line for each thing wrong."""
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text()) or {})
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        lines = (f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise SettingsError("\n".join(lines)) from error
