@@ -1,0 +1,42 @@
+"""Keys from mounted Secrets: one folder per Secret, one file per key. Nothing here is ever logged."""
+
+from pathlib import Path
+
+from finetune_api.names import S3_ACCESS_KEY, S3_SECRET_KEY, S3_SESSION_TOKEN, FailureClass
+from finetune_api.run import SecretFolder
+
+from finetune_trainer.errors import RunError
+
+
+def read_keys(folder: SecretFolder) -> tuple[str, str, str | None]:
+    """Access key, secret key and session token from mounted files. Raises AccessDenied naming Secret and key."""
+    token = read_secret(folder, S3_SESSION_TOKEN)
+    return required_secret(folder, S3_ACCESS_KEY), required_secret(folder, S3_SECRET_KEY), token
+
+
+def required_secret(folder: SecretFolder, key: str) -> str:
+    """One key of a mounted Secret. Raises RunError (AccessDenied) where it is not there or empty."""
+    value = read_secret(folder, key)
+    if value is not None:
+        return value
+    if not Path(folder.directory).is_dir() or not any(Path(folder.directory).iterdir()):
+        raise RunError(
+            FailureClass.ACCESS_DENIED,
+            "SecretMissing",
+            f"{folder.source} does not exist or is empty: key {key} is needed",
+            f"Create {folder.source} with key {key}, then create the Finetune again.",
+        )
+    raise RunError(
+        FailureClass.ACCESS_DENIED,
+        "SecretKeyMissing",
+        f"{folder.source} has no key {key}",
+        f"Add key {key} to {folder.source}, then create the Finetune again.",
+    )
+
+
+def read_secret(folder: SecretFolder, key: str) -> str | None:
+    """One key of a mounted Secret without blanks around it; None where it is not there or empty."""
+    try:
+        return (Path(folder.directory) / key).read_text(encoding="utf-8").strip() or None
+    except (FileNotFoundErrorError, NotADirectoryError):
+        return None
