@@ -38,5 +38,5 @@ def read_secret(folder: SecretFolder, key: str) -> str | None:
     """One key of a mounted Secret without blanks around it; None where it is not there or empty."""
     try:
         return (Path(folder.directory) / key).read_text(encoding="utf-8").strip() or None
-    except (FileNotFoundErrorError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return None

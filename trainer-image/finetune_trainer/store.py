@@ -180,7 +180,7 @@ class FileStore:
     def _reading(self, key: str) -> Iterator[Path]:
         try:
             yield self.folder / key
-        except (FileNotFoundErrorError, NotADirectoryError, IsADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFoundError(uri_of(self, key)) from error
         except PermissionError as error:
             raise denied("reading", uri_of(self, key), str(error.strerror), "Let the run's user read it.") from error
@@ -199,7 +199,7 @@ class FileStore:
         try:
             yield temporary, path
         finally:
-            with suppress(FileNotFoundErrorError):
+            with suppress(FileNotFoundError):
                 temporary.unlink()
 
 
