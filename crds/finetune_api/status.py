@@ -45,12 +45,12 @@ class StageStatus(Model):
 
     name: Stage
     state: StageState
-    job: Annotated[str, Field(max_length=63)] | None = None
-    """The Job of the newest attempt."""
+    attempt: int = Field(default=1, ge=1)
+    """Number of the newest try; its Job carries it in its name."""
     started_at: datetime | None = None
-    """When its first pod started."""
+    """When the first pod of the newest attempt started."""
     finished_at: datetime | None = None
-    """When its Job ended."""
+    """When its newest attempt ended."""
     message: Text | None = None
     """What it is doing or waiting for, in the scheduler's or kubelet's own words where they have some."""
 

@@ -1,0 +1,35 @@
+"""`python -m finetune_operator --settings FILE`: run the operator until it is told to stop."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import kopf
+
+from finetune_operator.handlers import register
+from finetune_operator.settings import SettingsError, load_settings
+
+
+def main(arguments: list[str]) -> int:
+    """Read the settings and run; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_operator", description=__doc__)
+    parser.add_argument("--settings", type=Path, required=True, help="YAML file, rendered by the chart")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(options.settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL)
+    kopf.run(
+        registry=register(settings),
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        standalone=True,
+        memo=kopf.Memo(),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

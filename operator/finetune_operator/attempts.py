@@ -1,0 +1,97 @@
+"""How an attempt ended: the result of a Job that is complete, the failure of one that is not.
+
+The table of design: what a pod says of itself comes first, then what the cluster did to it, then its exit code.
+"""
+
+from finetune_api.failures import POLICIES
+from finetune_api.names import Exit, FailureClass, Stage
+from finetune_api.run import RunResult
+from finetune_api.status import Failure
+from pydantic import ValidationError
+
+from finetune_operator.observed import Job, Pod, Report
+
+CLASS_OF_EXIT_CODE = {
+    Exit.USER_ERROR: FailureClass.INVALID_CONFIG,
+    Exit.INFRASTRUCTURE: FailureClass.INFRASTRUCTURE,
+    Exit.GPU_OUT_OF_MEMORY: FailureClass.GPU_OUT_OF_MEMORY,
+    Exit.DIVERGED: FailureClass.DIVERGED,
+    Exit.TERMINATED: FailureClass.PREEMPTED,
+}
+"""The class of an exit code whose message was lost."""
+
+
+def result_of(job: Job, report: Report | None) -> RunResult | None:
+    """What a stage found, from the termination message, else from its last report; None when neither is there."""
+    for pod in job.pods:
+        if (result := parse_result(pod.message, job.stage)) and result.failure is None:
+            return result
+    reported = _reported_result(job, report)
+    return reported if reported and reported.failure is None else None
+
+
+def failure_of(job: Job, report: Report | None) -> Failure:
+    """Why an attempt failed, judged over every pod that was seen of it."""
+    said = [result.failure for pod in job.pods if (result := parse_result(pod.message, job.stage)) and result.failure]
+    if said:
+        return with_remedy(said[0])
+    disrupted = next((pod for pod in job.pods if pod.disruption), None)
+    if disrupted:
+        return a_failure(
+            FailureClass.PREEMPTED, disrupted.disruption or "Disrupted", f"pod {disrupted.name} was removed"
+        )
+    reported = _reported_result(job, report)
+    if reported and reported.failure:
+        return with_remedy(reported.failure)
+    return next((failure for pod in job.pods if (failure := _failure_of_pod(pod))), _failure_without_pod(job))
+
+
+def lost_result(job: Job) -> Failure:
+    """A Job that is complete although nobody can say what it found."""
+    message = f"Job {job.name} is complete, but its pod is gone and its result with it"
+    return a_failure(FailureClass.INFRASTRUCTURE, "ResultLost", message)
+
+
+def a_failure(kind: FailureClass, reason: str, message: str, exit_code: int | None = None) -> Failure:
+    """A failure with the remedy of its class."""
+    return with_remedy(Failure(failure_class=kind, reason=reason, message=message, exit_code=exit_code))
+
+
+def with_remedy(failure: Failure) -> Failure:
+    """The failure; where it names no remedy, with the one of its class."""
+    return failure if failure.remedy else failure.model_copy(update={"remedy": POLICIES[failure.failure_class].remedy})
+
+
+def parse_result(message: str | None, stage: Stage) -> RunResult | None:
+    """The RunResult in a termination message, or None where there is none of this stage."""
+    try:
+        result = RunResult.model_validate_json(message or "")
+    except ValidationError:
+        return None
+    return result if result.stage is stage else None
+
+
+def _reported_result(job: Job, report: Report | None) -> RunResult | None:
+    if report is None or (report.body.stage, report.body.attempt) != (job.stage, job.attempt):
+        return None
+    return report.body.result
+
+
+def _failure_of_pod(pod: Pod) -> Failure | None:
+    if pod.reason == "Evicted":
+        return a_failure(
+            FailureClass.DISK_FULL, "Evicted", f"the kubelet evicted pod {pod.name}: it used too much disk"
+        )
+    if pod.exit_reason == "OOMKilled":
+        message = f"pod {pod.name} was killed for using more memory than its limit"
+        return a_failure(FailureClass.HOST_OUT_OF_MEMORY, "OOMKilled", message, pod.exit_code)
+    if pod.exit_code:
+        kind = CLASS_OF_EXIT_CODE.get(Exit(pod.exit_code)) if pod.exit_code in set(Exit) else None
+        message = f"pod {pod.name} ended with exit code {pod.exit_code} and no readable message; see its log"
+        return a_failure(kind or FailureClass.INFRASTRUCTURE, "NoMessage", message, pod.exit_code)
+    return None
+
+
+def _failure_without_pod(job: Job) -> Failure:
+    message = f"Job {job.name} failed ({job.reason or 'no reason given'}) and none of its pods is left to say why"
+    return a_failure(FailureClass.INFRASTRUCTURE, "PodLost", message)

@@ -1,0 +1,255 @@
+"""The only module that talks to Kubernetes: few verbs, JSON in and out.
+
+The client's typed API classes would cost more than 100 MiB of resident memory to import, and parse every object into a
+class that we would take apart again; its connection, authentication and configuration are what we use.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+from finetune_api import names
+from finetune_api.resource import Finetune, parse_finetune
+from finetune_api.status import FinetuneStatus
+from kubernetes.aio import config
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.config import ConfigException
+
+from finetune_operator.manifests import Manifest
+from finetune_operator.observed import Job, observed_jobs
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 30
+"""Longest one request may take."""
+
+
+class Key(NamedTuple):
+    """Which Finetune."""
+
+    namespace: str
+    name: str
+
+
+class ClusterUnreachable(Exception):
+    """The API server did not answer, or answered that it cannot now; the next pass tries again."""
+
+
+class Conflict(Exception):
+    """The object has changed since it was read: observe again."""
+
+
+class Refused(Exception):
+    """The API server will not do this now: forbidden, over quota, a name that is taken."""
+
+
+class Invalid(Refused):
+    """The API server will never do this: the object breaks a rule."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who a report token belongs to."""
+
+    namespace: str
+    pod_name: str
+    pod_uid: str
+
+
+class Cluster:
+    """The API server. Make one with `connect()`, and close it."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get_finetune(self, key: Key) -> Finetune | None:
+        """The Finetune, or None where there is none."""
+        body = await self._get(f"{_finetunes(key.namespace)}/{key.name}")
+        return parse_finetune(body) if body else None
+
+    async def list_keys(self, namespaces: list[str]) -> list[Key]:
+        """Every Finetune of these namespaces, or of all."""
+        paths = [_finetunes(namespace) for namespace in namespaces] or [_finetunes(None)]
+        bodies = [await self._list(path) for path in paths]
+        return [Key(item["metadata"]["namespace"], item["metadata"]["name"]) for body in bodies for item in body]
+
+    async def list_jobs(self, finetune: Finetune) -> tuple[Job, ...]:
+        """The Jobs of a Finetune with their pods, read now."""
+        meta = finetune.metadata
+        selector = [("labelSelector", f"{names.LABEL_UID}={meta.uid}")]
+        jobs, pods = await asyncio.gather(
+            self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector),
+            self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector),
+        )
+        return observed_jobs(jobs, pods, meta.uid)
+
+    async def create(self, manifest: Manifest) -> None:
+        """Create the object; one that is there already is adopted if the same owner made it.
+
+        Raises Refused when the name belongs to somebody else.
+        """
+        path = _path_of(manifest)
+        try:
+            await self._request("POST", path, body=manifest)
+        except Conflict:
+            existing = await self._get(f"{path}/{manifest['metadata']['name']}") or {"metadata": {}}
+            if _owner_uid(existing) != _owner_uid(manifest):
+                raise Refused(
+                    f"{manifest['kind']} {manifest['metadata']['name']} exists and belongs to somebody else: delete it"
+                ) from None
+
+    async def write_status(self, finetune: Finetune, status: FinetuneStatus) -> str:
+        """Server-side apply of the whole status, fenced by the resourceVersion that it was decided from.
+
+        Returns the new resourceVersion. Raises Conflict when the object has changed or is gone.
+        """
+        meta = finetune.metadata
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "resourceVersion": meta.resource_version},
+            "status": status.to_json(),
+        }
+        query = [("fieldManager", names.FIELD_MANAGER), ("force", "true")]
+        path = f"{_finetunes(meta.namespace)}/{meta.name}/status"
+        answer = await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
+        return str(answer["metadata"]["resourceVersion"])
+
+    async def record_event(self, finetune: Finetune, warning: bool, reason: str, message: str, now: datetime) -> None:
+        """A core/v1 Event about the Finetune. One that cannot be recorded holds nothing up."""
+        meta = finetune.metadata
+        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": meta.namespace, "generateName": f"{meta.name}."},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": meta.name,
+                "namespace": meta.namespace,
+                "uid": meta.uid,
+            },
+            "type": "Warning" if warning else "Normal",
+            "reason": reason,
+            "message": message[:1024],
+            "source": {"component": names.FIELD_MANAGER},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        try:
+            await self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body=manifest)
+        except Refused as error:
+            log.warning("an event was not recorded: %s", error)
+
+    async def review_token(self, token: str) -> Caller | None:
+        """Whose pod a report token belongs to; None for a token that is not valid for our audience."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [names.REPORT_AUDIENCE]},
+        }
+        answer = await self._request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
+        return _caller(answer.get("status", {}))
+
+    async def pod_labels(self, caller: Caller) -> dict[str, str] | None:
+        """Labels of the caller's pod; None when no pod of that name and uid is there."""
+        body = await self._get(f"/api/v1/namespaces/{caller.namespace}/pods/{caller.pod_name}")
+        if body is None or body["metadata"]["uid"] != caller.pod_uid:
+            return None
+        return dict(body["metadata"].get("labels", {}))
+
+    async def _get(self, path: str) -> dict[str, Any] | None:
+        answer = await self._request("GET", path)
+        return answer or None
+
+    async def _list(self, path: str, query: list[tuple[str, str]] | None = None) -> list[dict[str, Any]]:
+        answer = await self._request("GET", path, query)
+        return list(answer.get("items", []))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """One request. A GET that finds nothing gives {}; every other refusal is one of our three exceptions."""
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        try:
+            arguments = await self._api.param_serialize(
+                method, path, query_params=query or [], header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+            response = await self._api.call_api(*arguments, _request_timeout=REQUEST_SECONDS)
+            await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterUnreachable(f"{method} {path}: {type(error).__name__} {error}") from error
+        return _checked(method, path, response.status, response.data)
+
+
+async def connect() -> Cluster:
+    """The cluster this pod runs in; outside of a pod the one of the current kubeconfig."""
+    try:
+        config.load_incluster_config()
+    except ConfigException:
+        await config.load_kube_config()
+    return Cluster(ApiClient())
+
+
+def _checked(method: str, path: str, status: int, data: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = _json(data)
+    if status < 300:
+        return answer
+    if status == 404 and method == "GET":
+        return {}
+    text = f"{method} {path}: {status} {answer.get('message', '')}"
+    if status == 409 or (status == 404 and method == "PATCH"):
+        raise Conflict(text)
+    if status in (401, 408, 429) or status >= 500:
+        raise ClusterUnreachable(text)
+    raise (Invalid if status in (400, 422) else Refused)(text)
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data or b"{}")
+    except ValueError:
+        return {"message": data[:200].decode(errors="replace")}
+    return value if isinstance(value, dict) else {"message": str(value)}
+
+
+def _finetunes(namespace: str | None) -> str:
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"/apis/{names.API_VERSION}{scope}/{names.PLURAL}"
+
+
+def _path_of(manifest: Manifest) -> str:
+    group = "api/v1" if manifest["apiVersion"] == "v1" else f"apis/{manifest['apiVersion']}"
+    return f"/{group}/namespaces/{manifest['metadata']['namespace']}/{manifest['kind'].lower()}s"
+
+
+def _owner_uid(body: Mapping[str, Any]) -> str | None:
+    return next((owner["uid"] for owner in body["metadata"].get("ownerReferences", [])), None)
+
+
+def _caller(status: Mapping[str, Any]) -> Caller | None:
+    user = status.get("user", {})
+    extra, parts = user.get("extra", {}), str(user.get("username", "")).split(":")
+    pod_name = extra.get("authentication.kubernetes.io/pod-name", [None])[0]
+    pod_uid = extra.get("authentication.kubernetes.io/pod-uid", [None])[0]
+    if not status.get("authenticated") or names.REPORT_AUDIENCE not in status.get("audiences", []):
+        return None
+    if len(parts) != 4 or parts[:2] != ["system", "serviceaccount"] or not pod_name or not pod_uid:
+        return None
+    return Caller(parts[2], pod_name, pod_uid)

@@ -1,0 +1,57 @@
+"""Every kopf decorator. kopf watches; each event only says which Finetune to look at.
+
+Only `on.event` is used: kopf's other handlers keep state in annotations and put finalizers on objects, and would do so
+on every Finetune.
+"""
+
+from typing import Any
+
+import kopf
+from finetune_api import names
+
+from finetune_operator.cluster import Key, connect
+from finetune_operator.runtime import Operator
+from finetune_operator.settings import Settings
+
+OURS: dict[str, Any] = {
+    names.MANAGED_BY_LABEL: names.FIELD_MANAGER,
+    names.LABEL_NAME: kopf.PRESENT,
+}
+
+WATCH_SECONDS = 300
+"""A watch is made anew this often, so that one that has silently died is replaced."""
+
+
+def register(settings: Settings) -> kopf.OperatorRegistry:
+    """A registry with our handlers, bound to these settings."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+    @kopf.on.startup(registry=registry)
+    async def start(*, memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.posting.enabled = False  # Events are ours, told as turns of the run's story.
+        settings.watching.server_timeout = WATCH_SECONDS
+        memo.operator = Operator(await connect(), own_settings)
+        await memo.operator.start()
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(*, memo: Any, **_: Any) -> None:
+        if "operator" in memo:
+            await memo.operator.stop()
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
+    async def finetune_changed(*, memo: Any, type: str, uid: str, namespace: str | None, name: str, **_: Any) -> None:
+        if type == "DELETED":
+            memo.operator.reports.forget(uid)
+        memo.operator.queue.add(Key(namespace or "", name))
+
+    @kopf.on.event("batch", "v1", "jobs", labels=OURS, registry=registry)
+    @kopf.on.event("", "v1", "pods", labels=OURS, registry=registry)
+    async def child_changed(*, memo: Any, namespace: str | None, labels: Any, **_: Any) -> None:
+        memo.operator.queue.add(Key(namespace or "", labels[names.LABEL_NAME]))
+
+    own_settings = settings
+    return registry

@@ -1,0 +1,281 @@
+"""Finetune and settings to the objects of one attempt: its run ConfigMap and its Job. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from finetune_api import names
+from finetune_api.names import Stage
+from finetune_api.resource import Dataset, Finetune, TrainingSpec
+from finetune_api.run import ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
+from finetune_api.status import Resolved
+
+from finetune_operator.settings import Settings
+
+Manifest = dict[str, Any]
+
+NON_ROOT_UID = 65532
+"""User and group of every pod we make."""
+
+TOKEN_SECONDS = 3600
+"""Life of the projected report token; the kubelet renews it in time."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume and where it is seen."""
+
+    name: str
+    path: str
+    source: Manifest
+    read_only: bool = True
+
+
+def child_name(finetune: Finetune, stage: Stage, attempt: int) -> str:
+    """Name of an attempt's Job and ConfigMap: it follows from the Finetune, so a second create finds the first."""
+    return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}-{stage}-{attempt}"
+
+
+def attempt_manifests(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> list[Manifest]:
+    """ConfigMap and Job of one attempt, in the order in which they are created."""
+    return [_run_config_map(finetune, stage, attempt, settings), _job(finetune, stage, attempt, settings)]
+
+
+def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> RunSpec:
+    """The order to the trainer: URIs that it can open itself, no Kubernetes words, no secrets."""
+    meta, spec = finetune.metadata, finetune.spec
+    access = StorageAccess(
+        endpoint=spec.storage.endpoint, region=spec.storage.region, credentials=_folder(finetune, "storage")
+    )
+    return RunSpec(
+        identity=RunIdentity(namespace=meta.namespace, name=meta.name, uid=meta.uid),
+        training=_training(finetune),
+        output_uri=f"{spec.output.uri.rstrip('/')}/{meta.namespace}/{meta.name}/{meta.uid}",
+        attempt=attempt,
+        resolved=finetune.status.resolved or Resolved(),
+        storage=access,
+        model_credentials=_folder(finetune, "model"),
+        card=_card(meta.annotations),
+        report=ReportTarget(url=f"{settings.report_url.rstrip('/')}/v1/progress", token_file=names.TOKEN_FILE),
+        scratch_directory=names.SCRATCH_DIRECTORY,
+        result_file=names.TERMINATION_LOG,
+        gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
+        threads=_threads(spec.trainer.cpu if stage is Stage.TRAIN else settings.prepare.cpu),
+    )
+
+
+def labels(finetune: Finetune, stage: Stage, attempt: int) -> dict[str, str]:
+    """Labels of everything an attempt is made of."""
+    return {
+        names.MANAGED_BY_LABEL: names.FIELD_MANAGER,
+        names.LABEL_NAME: finetune.metadata.name,
+        names.LABEL_UID: finetune.metadata.uid,
+        names.LABEL_STAGE: stage.value,
+        names.LABEL_ATTEMPT: str(attempt),
+    }
+
+
+def _training(finetune: Finetune) -> TrainingSpec:
+    """The part of the spec that trains, with every URI one that the pod can open."""
+    resolved = finetune.status.resolved
+    uri = _mounted((resolved and resolved.model_uri) or finetune.spec.model.uri or "")
+    training = TrainingSpec.model_validate(finetune.spec.to_json())
+    return training.model_copy(
+        update={
+            "model": training.model.model_copy(
+                update={"uri": uri, "finetune_ref": None, "credentials_secret_ref": None}
+            ),
+            "datasets": [
+                dataset.model_copy(update={"uri": _mounted(dataset.uri, dataset)}) for dataset in training.datasets
+            ],
+        }
+    )
+
+
+def _mounted(uri: str, dataset: Dataset | None = None) -> str:
+    """The `file://` URI under which a volume is seen in the pod; any other URI as it is."""
+    scheme, _, rest = uri.partition("://")
+    name, _, path = rest.partition("/")
+    if scheme == "pvc":
+        return f"file://{names.VOLUMES_DIRECTORY}/{name}/{path}"
+    if scheme == "configmap" and dataset:
+        return f"file://{names.DATASETS_DIRECTORY}/{dataset.name}/{path}"
+    return uri
+
+
+def _folder(finetune: Finetune, purpose: str) -> SecretFolder | None:
+    """Where the Secret of this purpose (`storage` or `model`) is mounted, and what to call it."""
+    spec = finetune.spec
+    ref = spec.storage.credentials_secret_ref if purpose == "storage" else spec.model.credentials_secret_ref
+    if ref is None:
+        return None
+    source = f"Secret {finetune.metadata.namespace}/{ref.name}"
+    return SecretFolder(directory=f"{names.SECRETS_DIRECTORY}/{purpose}", source=source)
+
+
+def _card(annotations: dict[str, str]) -> dict[str, str]:
+    prefix = names.CARD_ANNOTATION_PREFIX
+    return {key.removeprefix(prefix): text for key, text in annotations.items() if key.startswith(prefix)}
+
+
+def _threads(cpu: str) -> int:
+    """CPU threads for a quantity such as `4` or `1500m`."""
+    return max(1, ceil(int(cpu[:-1]) / 1000)) if cpu.endswith("m") else max(1, int(float(cpu)))
+
+
+def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:
+    owner = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": finetune.metadata.name,
+        "uid": finetune.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": child_name(finetune, stage, attempt),
+        "namespace": finetune.metadata.namespace,
+        "labels": labels(finetune, stage, attempt),
+        "ownerReferences": [owner],
+    }
+
+
+def _run_config_map(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
+    text = run_spec(finetune, stage, attempt, settings).model_dump_json(by_alias=True, exclude_none=True, indent=2)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(finetune, stage, attempt),
+        "immutable": True,
+        "data": {"run.json": text},
+    }
+
+
+def _job(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
+    """One Job is one try: no retries of its own, and a lost pod is not replaced before it is really gone."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(finetune, stage, attempt),
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "completionMode": "Indexed",
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {"labels": labels(finetune, stage, attempt)},
+                "spec": _pod(finetune, stage, attempt, settings),
+            },
+        },
+    }
+
+
+def _pod(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
+    mounts = list(_mounts(finetune, child_name(finetune, stage, attempt)))
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "serviceAccountName": finetune.spec.storage.service_account_name or "default",
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": NON_ROOT_UID,
+            "runAsGroup": NON_ROOT_UID,
+            "fsGroup": NON_ROOT_UID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(finetune, stage, settings, mounts)],
+        "volumes": [{"name": mount.name, **mount.source} for mount in mounts],
+        **(_placement(finetune) if stage is Stage.TRAIN else {}),
+    }
+
+
+def _container(finetune: Finetune, stage: Stage, settings: Settings, mounts: list[Mount]) -> Manifest:
+    size = _train_size(finetune) if stage is Stage.TRAIN else _prepare_size(settings)
+    return {
+        "name": names.TRAINER_CONTAINER,
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": [stage.value, "--run", names.RUN_FILE],
+        "env": list(_environment(settings)),
+        "resources": {"requests": size, "limits": size},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": mount.name, "mountPath": mount.path, **({"readOnly": True} if mount.read_only else {})}
+            for mount in mounts
+        ],
+    }
+
+
+def _environment(settings: Settings) -> Iterator[Manifest]:
+    yield {"name": names.ENV_WRITER_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+    yield {"name": names.ENV_LOG_FORMAT, "value": settings.log_format}
+    # The root file system is read-only: every library that wants a home, a cache or a temporary folder gets scratch.
+    for variable in ("HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME"):
+        yield {"name": variable, "value": names.SCRATCH_DIRECTORY}
+
+
+def _prepare_size(settings: Settings) -> dict[str, str]:
+    size = settings.prepare
+    return {"cpu": size.cpu, "memory": size.memory, "ephemeral-storage": size.ephemeral_storage}
+
+
+def _train_size(finetune: Finetune) -> dict[str, str]:
+    trainer = finetune.spec.trainer
+    size = {"cpu": trainer.cpu, "memory": trainer.memory, "ephemeral-storage": trainer.ephemeral_storage}
+    return size | ({trainer.gpu_resource: str(trainer.gpus_per_node)} if trainer.gpus_per_node else {})
+
+
+def _placement(finetune: Finetune) -> Manifest:
+    """Where the train pod may run. Fields that were left empty are left out, so that the cluster's defaults apply."""
+    trainer = finetune.spec.trainer
+    wanted = {
+        "nodeSelector": trainer.node_selector,
+        "tolerations": [toleration.to_json() for toleration in trainer.tolerations],
+        "priorityClassName": trainer.priority_class_name,
+        "runtimeClassName": trainer.runtime_class_name,
+        "schedulerName": trainer.scheduler_name,
+        "terminationGracePeriodSeconds": trainer.termination_grace_period_seconds,
+    }
+    return {key: value for key, value in wanted.items() if value}
+
+
+def _mounts(finetune: Finetune, run_name: str) -> Iterator[Mount]:
+    """Every volume of a pod. Secrets and ConfigMaps of the user are optional: a missing one fails in the trainer, at
+    once and by name, instead of hanging in ContainerCreating."""
+    spec = finetune.spec
+    yield Mount("run", names.RUN_DIRECTORY, {"configMap": {"name": run_name}})
+    token = {"audience": names.REPORT_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
+    yield Mount("token", names.TOKEN_DIRECTORY, {"projected": {"sources": [{"serviceAccountToken": token}]}})
+    yield Mount("scratch", names.SCRATCH_DIRECTORY, {"emptyDir": {}}, read_only=False)
+    memory = {"medium": "Memory", "sizeLimit": spec.trainer.shared_memory}
+    yield Mount("shared-memory", "/dev/shm", {"emptyDir": memory}, read_only=False)
+    secrets = {"storage": spec.storage.credentials_secret_ref, "model": spec.model.credentials_secret_ref}
+    for purpose, ref in secrets.items():
+        if ref:
+            source = {"secret": {"secretName": ref.name, "optional": True}}
+            yield Mount(f"secret-{purpose}", f"{names.SECRETS_DIRECTORY}/{purpose}", source)
+    yield from _data_mounts(finetune)
+
+
+def _data_mounts(finetune: Finetune) -> Iterator[Mount]:
+    resolved = finetune.status.resolved
+    uris = [dataset.uri for dataset in finetune.spec.datasets]
+    uris.append((resolved and resolved.model_uri) or finetune.spec.model.uri or "")
+    claims = sorted({uri.removeprefix("pvc://").split("/")[0] for uri in uris if uri.startswith("pvc://")})
+    for number, claim in enumerate(claims):
+        source = {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        yield Mount(f"claim-{number}", f"{names.VOLUMES_DIRECTORY}/{claim}", source)
+    for number, dataset in enumerate(finetune.spec.datasets):
+        if dataset.uri.startswith("configmap://"):
+            name = dataset.uri.removeprefix("configmap://").split("/")[0]
+            source = {"configMap": {"name": name, "optional": True}}
+            yield Mount(f"dataset-{number}", f"{names.DATASETS_DIRECTORY}/{dataset.name}", source)

@@ -1,0 +1,158 @@
+"""What a pass sees: Jobs and pods of one Finetune as plain facts, read from the objects the API server returns."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from finetune_api import names
+from finetune_api.names import Stage
+from finetune_api.resource import Finetune
+from finetune_api.run import ProgressReport
+
+Body = Mapping[str, Any]
+
+
+class JobState(StrEnum):
+    """Where a Job is. `FailureTarget` still counts as running: its pods are only about to go."""
+
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One pod of a Job."""
+
+    name: str
+    uid: str
+    phase: str
+    created_at: datetime | None
+    started_at: datetime | None
+    """When the trainer container started."""
+    waiting: str | None
+    """Why it has not started, in the scheduler's or kubelet's own words."""
+    unschedulable: bool
+    """True when it is the scheduler that found no place."""
+    exit_code: int | None
+    exit_reason: str | None
+    """Reason of the terminated container, such as OOMKilled."""
+    message: str | None
+    """Termination message: the result of the trainer."""
+    disruption: str | None
+    """Reason of condition DisruptionTarget: preempted, drained, node lost."""
+    reason: str | None
+    """`status.reason`, such as Evicted."""
+
+    @property
+    def is_active(self) -> bool:
+        """True while the pod holds, or may yet take, its resources."""
+        return self.phase in ("Pending", "Running", "Unknown")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at one stage, with every pod that was seen of it."""
+
+    name: str
+    stage: Stage
+    attempt: int
+    state: JobState
+    reason: str | None
+    """Why it failed, in the Job controller's words."""
+    finished_at: datetime | None
+    is_deleting: bool
+    pods: tuple[Pod, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The newest report of a trainer, and when it came."""
+
+    body: ProgressReport
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything one pass knows beyond the Finetune itself."""
+
+    jobs: tuple[Job, ...] = ()
+    report: Report | None = None
+    base: Finetune | None = None
+    """The Finetune that `model.finetuneRef` names, where it exists."""
+
+    def job(self, stage: Stage, attempt: int) -> Job | None:
+        """That attempt's Job."""
+        return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
+
+
+def observed_jobs(jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str) -> tuple[Job, ...]:
+    """The Jobs that the Finetune with this uid controls, each with its pods; our labels alone count for nothing."""
+    seen = list(pods)
+    return tuple(_job(body, seen) for body in jobs if _controller_uid(body) == owner_uid)
+
+
+def _job(body: Body, pods: list[Body]) -> Job:
+    metadata, status = body["metadata"], body.get("status", {})
+    conditions = _conditions(status)
+    failed, complete = conditions.get("Failed", {}), conditions.get("Complete", {})
+    is_failed, is_complete = failed.get("status") == "True", complete.get("status") == "True"
+    return Job(
+        name=metadata["name"],
+        stage=Stage(metadata["labels"][names.LABEL_STAGE]),
+        attempt=int(metadata["labels"][names.LABEL_ATTEMPT]),
+        state=JobState.FAILED if is_failed else JobState.COMPLETE if is_complete else JobState.RUNNING,
+        reason=failed.get("reason"),
+        finished_at=parse_time((failed if is_failed else complete).get("lastTransitionTime")),
+        is_deleting="deletionTimestamp" in metadata,
+        pods=tuple(_pod(pod) for pod in pods if _controller_uid(pod) == metadata["uid"]),
+    )
+
+
+def _pod(body: Body) -> Pod:
+    metadata, status = body["metadata"], body.get("status", {})
+    conditions = _conditions(status)
+    state: Body = next(
+        (c["state"] for c in status.get("containerStatuses", []) if c["name"] == names.TRAINER_CONTAINER), {}
+    )
+    terminated, running = state.get("terminated", {}), state.get("running", {})
+    scheduled, disruption = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        phase=status.get("phase", "Pending"),
+        created_at=parse_time(metadata.get("creationTimestamp")),
+        started_at=parse_time(terminated.get("startedAt") or running.get("startedAt")),
+        waiting=_waiting(scheduled, state.get("waiting", {})),
+        unschedulable=scheduled.get("status") == "False",
+        exit_code=terminated.get("exitCode"),
+        exit_reason=terminated.get("reason"),
+        message=terminated.get("message"),
+        disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
+        reason=status.get("reason"),
+    )
+
+
+def _waiting(scheduled: Body, waiting: Body) -> str | None:
+    if scheduled.get("status") == "False":
+        return f"{scheduled.get('reason', 'Unschedulable')}: {scheduled.get('message', '')}".rstrip(": ")
+    if waiting:
+        return f"{waiting.get('reason', 'Waiting')}: {waiting.get('message', '')}".rstrip(": ")
+    return None
+
+
+def _conditions(status: Body) -> dict[str, Body]:
+    return {condition["type"]: condition for condition in status.get("conditions", [])}
+
+
+def _controller_uid(body: Body) -> str | None:
+    owners = body["metadata"].get("ownerReferences", [])
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A Kubernetes timestamp; None stays None."""
+    return datetime.fromisoformat(text) if text else None

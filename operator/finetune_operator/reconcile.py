@@ -1,0 +1,110 @@
+"""One pass over one Finetune: observe, decide, write the status once, act. The story of the operator."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from finetune_api.names import ConditionType
+from finetune_api.resource import Finetune
+from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
+
+from finetune_operator.cluster import Cluster, Invalid, Key, Refused
+from finetune_operator.conditions import condition_of
+from finetune_operator.decide import decide, is_over, refused
+from finetune_operator.manifests import attempt_manifests
+from finetune_operator.observed import Observed
+from finetune_operator.reports import ReportBook
+from finetune_operator.settings import Settings
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of the story that is worth an Event."""
+
+    warning: bool
+    reason: str
+    message: str
+
+
+async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: Settings) -> timedelta | None:
+    """Bring one Finetune one step further; returns when to look again although nothing happens.
+
+    Safe to run twice: child names follow from the Finetune, so a repeated create finds its own child. The status is
+    written before a Job is created, and carries the resourceVersion it was decided from: a pass that saw an old object
+    creates nothing. Raises ClusterUnreachable and Conflict; the next pass finishes the work.
+    """
+    finetune = await cluster.get_finetune(key)
+    if finetune is None:
+        return None  # Deleted. Owner references collect the children.
+    observed = await observe(finetune, cluster, reports)
+    now = datetime.now(UTC).replace(microsecond=0)
+    decision = decide(finetune, observed, settings, now)
+    decided = await write(finetune, decision.status, cluster, now)
+    if decision.start is not None:
+        try:
+            for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings):
+                await cluster.create(manifest)
+        except Refused as refusal:
+            told = refused(decided, decision.start, str(refusal), for_good=isinstance(refusal, Invalid), now=now)
+            await write(decided, told, cluster, now)
+            raise
+    return decision.check_again
+
+
+async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, now: datetime) -> Finetune:
+    """Write the status if it has changed, and tell its turns as Events; returns the Finetune as it is then."""
+    if status == finetune.status:
+        return finetune
+    version = await cluster.write_status(finetune, status)
+    for turn in turns(finetune.status, status):
+        await cluster.record_event(finetune, turn.warning, turn.reason, turn.message, now)
+    metadata = finetune.metadata.model_copy(update={"resource_version": version})
+    return finetune.model_copy(update={"status": status, "metadata": metadata})
+
+
+async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> Observed:
+    """Everything a decision needs; nothing of a Finetune that is over, since nothing can change it any more."""
+    if is_over(finetune.status):
+        return Observed()
+    ref = finetune.spec.model.finetune_ref
+    base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name)) if ref else None
+    jobs = await cluster.list_jobs(finetune)
+    return Observed(jobs=jobs, report=reports.newest(finetune.metadata.uid), base=base)
+
+
+TOLD = (
+    ConditionType.DATA_VALIDATED,
+    ConditionType.SCHEDULED,
+    ConditionType.TRAINED,
+    ConditionType.EVALUATED,
+    ConditionType.ARTIFACT_PUBLISHED,
+    ConditionType.SUCCEEDED,
+    ConditionType.STALLED,
+)
+"""Conditions whose turns are Events."""
+
+
+def turns(before: FinetuneStatus, after: FinetuneStatus) -> Iterator[Turn]:
+    """What happened between two statuses, each thing once."""
+    for kind in TOLD:
+        old, new = condition_of(before, kind), condition_of(after, kind)
+        if new and _has_turned(old, new):
+            bad = (new.status is ConditionStatus.TRUE) == (kind is ConditionType.STALLED)
+            yield Turn(bad, new.reason, new.message)
+    if after.retry_at and after.retry_at != before.retry_at and after.failure:
+        yield Turn(
+            True, after.failure.reason, f"will try again at {after.retry_at:%H:%M:%S} UTC: {after.failure.message}"
+        )
+    if after.restarts > before.restarts:
+        yield Turn(False, "Restarted", f"restart {after.restarts}: a pod was removed by the cluster")
+
+
+def _has_turned(old: Condition | None, new: Condition) -> bool:
+    """True when the condition has a new, definite status; that nothing is stalled is no news."""
+    if new.status is ConditionStatus.UNKNOWN or (
+        new.type is ConditionType.STALLED and new.status is ConditionStatus.FALSE
+    ):
+        return False
+    if new.type is ConditionType.SUCCEEDED and new.status is ConditionStatus.FALSE:
+        return False  # Stalled says it already, with the same words.
+    return old is None or old.status is not new.status

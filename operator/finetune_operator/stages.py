@@ -1,0 +1,132 @@
+"""The stages in the status: what each is doing, told in words; what each came to. Pure."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from finetune_api.names import ConditionType, Stage, StageState
+from finetune_api.run import RunResult
+from finetune_api.status import FinetuneStatus, Progress, StageStatus
+
+from finetune_operator.conditions import FALSE, TRUE, set_condition
+from finetune_operator.observed import Job, Pod
+
+WORD = {Stage.PREPARE: "Preparing", Stage.TRAIN: "Training"}
+"""Reason of a run that is at this stage."""
+
+MESSAGE_LIMIT = 1024
+"""Longest `stages[].message`; the CRD says the same."""
+
+
+def find(status: FinetuneStatus, stage: Stage) -> StageStatus | None:
+    """The stage's entry, once it was started."""
+    return next((entry for entry in status.stages if entry.name is stage), None)
+
+
+def put(
+    status: FinetuneStatus, stage: Stage, state: StageState, *, attempt: int, message: str | None = None
+) -> FinetuneStatus:
+    """The status with a fresh entry for the stage, at the start of an attempt."""
+    entry = StageStatus(name=stage, state=state, attempt=attempt, message=_cut(message))
+    return replace(status, entry)
+
+
+def is_pending(status: FinetuneStatus, stage: Stage, attempt: int) -> bool:
+    """True when this very attempt is about to start."""
+    entry = find(status, stage)
+    return entry is not None and (entry.state, entry.attempt) == (StageState.PENDING, attempt)
+
+
+def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> str:
+    """What is being started, and what stood in the way so far."""
+    entry = find(status, stage)
+    words = f"starting {stage}, attempt {attempt}"
+    return f"{words}: {entry.message}" if entry and entry.message else words
+
+
+def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) -> FinetuneStatus:
+    """The status with what the attempt's pod is doing, and whether it has a node."""
+    pod = _newest(job)
+    started = pod.started_at if pod else None
+    entry = StageStatus(
+        name=job.stage,
+        state=StageState.RUNNING if started else StageState.PENDING,
+        attempt=job.attempt,
+        started_at=started,
+        message=_cut(pod.waiting if pod else None),
+    )
+    previous = find(status, job.stage)
+    if previous and started and previous.state is StageState.RUNNING:
+        entry = entry.model_copy(update={"message": previous.message})
+    return _with_scheduled(replace(status, entry), pod, generation, now)
+
+
+def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | None) -> FinetuneStatus:
+    """The status with the attempt ended."""
+    pod = _newest(job)
+    entry = StageStatus(
+        name=job.stage,
+        state=state,
+        attempt=job.attempt,
+        started_at=pod.started_at if pod else None,
+        finished_at=job.finished_at,
+        message=_cut(message),
+    )
+    return replace(status, entry)
+
+
+def sentence(status: FinetuneStatus, job: Job) -> str:
+    """What the run is doing, for the message of its conditions."""
+    entry = find(status, job.stage)
+    state = entry.state if entry else StageState.PENDING
+    words = f"{job.stage}, attempt {job.attempt}, is {'running' if state is StageState.RUNNING else 'waiting to start'}"
+    return f"{words}: {entry.message}" if entry and entry.message else words
+
+
+def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, str, str]]:
+    """Condition, reason and message of each thing that a train stage brings about."""
+    steps = result.progress.step if result.progress else 0
+    yield ConditionType.TRAINED, "StepsDone", f"{steps} optimizer steps are done"
+    if result.evaluation:
+        yield ConditionType.EVALUATED, "Compared", "base and tuned model were measured on the same rows"
+    else:
+        yield (
+            ConditionType.EVALUATED,
+            "NoEvaluationRows",
+            "there are neither dev nor test rows, or no metric is asked for",
+        )
+    if result.artifact:
+        message = f"{result.artifact.files} files, {result.artifact.bytes} bytes"
+        yield ConditionType.ARTIFACT_PUBLISHED, "ManifestWritten", message
+
+
+def final_progress(status: FinetuneStatus, result: RunResult) -> Progress | None:
+    """The last word on progress; the time of the last report stays."""
+    if result.progress is None:
+        return status.progress
+    return result.progress.model_copy(update={"updated_at": status.progress.updated_at if status.progress else None})
+
+
+def _newest(job: Job) -> Pod | None:
+    return max(job.pods, key=lambda pod: (pod.created_at is not None, pod.created_at, pod.name), default=None)
+
+
+def _with_scheduled(status: FinetuneStatus, pod: Pod | None, generation: int, now: datetime) -> FinetuneStatus:
+    if pod is None:
+        return status
+    value, reason = (FALSE, "Unschedulable") if pod.unschedulable else (TRUE, "PodScheduled")
+    message = pod.waiting or "" if pod.unschedulable else f"pod {pod.name} has a node"
+    conditions = set_condition(
+        status.conditions, ConditionType.SCHEDULED, value, reason, message[:2048], generation=generation, now=now
+    )
+    return status.model_copy(update={"conditions": conditions})
+
+
+def replace(status: FinetuneStatus, entry: StageStatus) -> FinetuneStatus:
+    """The status with this entry in place of the stage's old one."""
+    others = [stage for stage in status.stages if stage.name is not entry.name]
+    ordered = sorted([*others, entry], key=lambda stage: list(Stage).index(stage.name))
+    return status.model_copy(update={"stages": ordered})
+
+
+def _cut(message: str | None) -> str | None:
+    return message[:MESSAGE_LIMIT] if message else None
