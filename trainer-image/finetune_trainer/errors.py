@@ -38,6 +38,16 @@ class RunError(Exception):
         )
 
 
+class RowError(Exception):
+    """What is wrong with one row, and in which column where that is known."""
+
+    def __init__(self, message: str, column: str | None = None, line: int | None = None) -> None:
+        self.message = message
+        self.column = column
+        self.line = line
+        super().__init__(message)
+
+
 class Termination(BaseException):
     """SIGTERM came: leave soon. No `Exception`, so that no handler of errors swallows it."""
 

@@ -63,8 +63,6 @@ class StoredObject:
     """Relative to the store's root."""
     size: int
     """Bytes."""
-    etag: str
-    """Changes with the content; for files a SHA-256."""
 
 
 class Store(Protocol):
@@ -93,6 +91,9 @@ class Store(Protocol):
 
     def head(self, key: str) -> StoredObject | None:
         """What is known of one object; None where there is none."""
+
+    def fingerprint(self, key: str) -> str:
+        """A word that changes with the content: S3's ETag, the SHA-256 of a file."""
 
     def verify(self, key: str, path: Path) -> None:
         """Check that the object holds the bytes of `path`, by size and checksum; RunError where it does not."""
@@ -168,13 +169,16 @@ class FileStore:
         return self._describe(key) if (self.folder / key).is_file() else None
 
     def verify(self, key: str, path: Path) -> None:
-        found = self.head(key)
-        if found is None or found.etag != sha256_of(path):
+        if self.fingerprint(key) != sha256_of(path):
             raise damaged(uri_of(self, key))
+
+    def fingerprint(self, key: str) -> str:
+        with self._reading(key) as path:
+            return sha256_of(path)
 
     def _describe(self, key: str) -> StoredObject:
         with self._reading(key) as path:
-            return StoredObject(key, path.stat().st_size, sha256_of(path))
+            return StoredObject(key, path.stat().st_size)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[Path]:
@@ -250,10 +254,7 @@ class S3Store:
                 Bucket=self.bucket, Prefix=self.prefix + prefix
             )
             entries = [entry for page in pages for entry in page.get("Contents", [])]
-        found = [
-            StoredObject(entry["Key"].removeprefix(self.prefix), entry["Size"], entry["ETag"].strip('"'))
-            for entry in entries
-        ]
+        found = [StoredObject(entry["Key"].removeprefix(self.prefix), entry["Size"]) for entry in entries]
         return sorted((item for item in found if item.key), key=lambda item: item.key)
 
     def head(self, key: str) -> StoredObject | None:
@@ -262,7 +263,11 @@ class S3Store:
                 answer = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
         except NotFoundError:
             return None
-        return StoredObject(key, answer["ContentLength"], answer["ETag"].strip('"'))
+        return StoredObject(key, answer["ContentLength"])
+
+    def fingerprint(self, key: str) -> str:
+        with self._errors("HeadObject", key):
+            return self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"].strip('"')
 
     def verify(self, key: str, path: Path) -> None:
         with self._errors("HeadObject", key):

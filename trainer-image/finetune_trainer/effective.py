@@ -1,0 +1,94 @@
+"""The values in force: defaults by method, the model's limit, steps in all and of warmup. Pure, in exact decimals."""
+
+from decimal import ROUND_CEILING, Decimal
+
+from finetune_api.names import FailureClass
+from finetune_api.resource import Hyperparameters, MethodType, TrainingSpec
+from finetune_api.status import EffectiveHyperparameters
+
+from finetune_trainer.errors import RunError
+
+LEARNING_RATES = {MethodType.LORA: 2e-4, MethodType.FULL: 1e-5}
+"""Default peak rate by method."""
+
+DEFAULT_SEQUENCE_LENGTH = 2048
+
+
+def sequence_length(given: int | None, position_limit: int | None) -> int:
+    """Longest row in tokens. Raises RunError (InvalidConfig) above the model's limit; None means it has none."""
+    if given is None:
+        return min(DEFAULT_SEQUENCE_LENGTH, position_limit or DEFAULT_SEQUENCE_LENGTH)
+    if position_limit is not None and given > position_limit:
+        raise RunError(
+            FailureClass.INVALID_CONFIG,
+            "SequenceTooLong",
+            f"hyperparameters.maxSeqLength is {given}, above the model's limit of {position_limit}",
+            f"Set it to at most {position_limit}.",
+        )
+    return given
+
+
+def total_steps(given: Hyperparameters, steps_per_epoch: int) -> int:
+    """Optimizer steps T: maxSteps, else the epochs' steps rounded up."""
+    return given.max_steps or _ceiling(_decimal(given.epochs) * steps_per_epoch)
+
+
+def warmup_steps(given: Hyperparameters, total: int) -> int:
+    """Steps W with a rising rate. Raises RunError (InvalidConfig, WarmupTooLong) where none would follow them."""
+    if given.warmup_steps is not None:
+        warmup, field = given.warmup_steps, f"warmupSteps {given.warmup_steps}"
+    else:
+        ratio = given.warmup_ratio or 0.0
+        warmup, field = _ceiling(_decimal(ratio) * total), f"warmupRatio {ratio}"
+    if warmup >= total:
+        raise RunError(
+            FailureClass.INVALID_CONFIG,
+            "WarmupTooLong",
+            f"hyperparameters.{field} makes {warmup} warmup steps of {total} steps in all: the rate never comes down",
+            f"Leave at most {total - 1} warmup steps, or train longer.",
+        )
+    return warmup
+
+
+def effective_hyperparameters(
+    training: TrainingSpec, train_rows: int, dev_rows: int, max_seq_length: int, devices: int = 1
+) -> EffectiveHyperparameters:
+    """Every value in force for `train_rows` (at least 1) rows on `devices` devices.
+
+    `eval_steps` is None without dev rows, since nothing is evaluated then.
+    """
+    given = training.hyperparameters
+    batch = given.train_batch_size * given.gradient_accumulation_steps * devices
+    steps_per_epoch = -(-train_rows // batch)
+    total = total_steps(given, steps_per_epoch)
+    default_rate = LEARNING_RATES[training.method.type]
+    return EffectiveHyperparameters(
+        epochs=given.epochs,
+        max_steps=given.max_steps,
+        total_steps=total,
+        learning_rate=default_rate if given.learning_rate is None else given.learning_rate,
+        scheduler=given.scheduler,
+        warmup_steps=warmup_steps(given, total),
+        train_batch_size=given.train_batch_size,
+        eval_batch_size=given.eval_batch_size,
+        gradient_accumulation_steps=given.gradient_accumulation_steps,
+        max_seq_length=max_seq_length,
+        overlong=given.overlong,
+        packing=given.packing,
+        train_on_prompt=given.train_on_prompt,
+        weight_decay=given.weight_decay,
+        max_grad_norm=given.max_grad_norm,
+        optimizer=given.optimizer,
+        eval_steps=(given.eval_steps or steps_per_epoch) if dev_rows else None,
+        logging_steps=given.logging_steps,
+        seed=given.seed,
+    )
+
+
+def _decimal(number: float) -> Decimal:
+    """The number as it was written."""
+    return Decimal(repr(number))
+
+
+def _ceiling(number: Decimal) -> int:
+    return int(number.to_integral_value(ROUND_CEILING))

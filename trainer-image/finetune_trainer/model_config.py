@@ -1,0 +1,57 @@
+"""What a model's config.json tells before any weight is loaded: whether it generates text, and its position limit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_api.names import FailureClass
+
+from finetune_trainer.errors import RunError
+
+DECODER_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the classes of decoders are called; the last also of models that read images beside text."""
+
+POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_sequence_length")
+"""What the longest sequence is called, by model family."""
+
+NO_POSITION_LIMIT = frozenset({"bloom", "mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
+"""Model types with ALiBi positions or a recurrent state: any length goes."""
+
+
+def read_config(folder: Path, uri: str) -> dict[str, Any]:
+    """config.json as a dict. Raises RunError (InvalidConfig) where it is not one."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unsupported("ModelInvalid", f"config.json of {uri} is not readable: {error}") from error
+    if not isinstance(found, dict):
+        raise _unsupported("ModelInvalid", f"config.json of {uri} is not an object")
+    return found
+
+
+def check_decoder(config: dict[str, Any], uri: str) -> None:
+    """Raise RunError (ModelUnsupported) with the architecture's name where it is no decoder that generates text."""
+    names = config.get("architectures") or []
+    if "auto_map" in config and "model_type" not in config:
+        raise _unsupported("RemoteCodeForbidden", f"{uri} needs code of its own ({config['auto_map']}), never run here")
+    name = names[0] if names else str(config.get("model_type", "unknown"))
+    is_decoder = not names or name.endswith(DECODER_ENDINGS)
+    if config.get("is_encoder_decoder") or not is_decoder:
+        raise _unsupported("ModelUnsupported", f"{uri} is a {name}, not a decoder that generates text")
+
+
+def position_limit(config: dict[str, Any]) -> int | None:
+    """Longest sequence in tokens; None where the model has no limit or names none."""
+    text = config.get("text_config")
+    fields = text if isinstance(text, dict) else config
+    attention = fields.get("attn_config")
+    if fields.get("model_type") in NO_POSITION_LIMIT or fields.get("alibi"):
+        return None
+    if isinstance(attention, dict) and attention.get("alibi"):
+        return None
+    found = (fields.get(name) for name in POSITION_FIELDS)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def _unsupported(reason: str, message: str) -> RunError:
+    return RunError(FailureClass.INVALID_CONFIG, reason, message, "Choose a causal language model in model.uri.")
