@@ -168,31 +168,44 @@ def _stage(run: Run, stage: Stage) -> Step:
         return _start(run, Attempt(stage, attempt))
     if job.state is JobState.COMPLETE:
         return _completed(run, job)
-    if job.state is JobState.FAILED and not any(pod.is_active for pod in job.pods):
+    if job.state is JobState.FAILED and not _active_pod(run):
         return _after_failure(run, job, failure_of(job, run.observed.report))
     return _running(run, job)
 
 
 def _start(run: Run, attempt: Attempt) -> Step:
     """Create the attempt's Job, unless a pod of an earlier one is still there: never two gangs at once."""
-    leftover = next((pod.name for job in run.observed.jobs for pod in job.pods if pod.is_active), None)
+    leftover = _active_pod(run)
     if leftover:
         return _waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", timedelta(seconds=5))
-    status = stages.put(run.status, attempt.stage, StageState.PENDING, attempt=attempt.number)
-    changes: dict[str, object] = {"retry_at": None}
-    if attempt.stage is Stage.TRAIN:
-        changes["attempts"] = attempt.number
+    status = run.status
+    if status.retry_at or not stages.is_pending(status, attempt.stage, attempt.number):
+        status = _fresh(status, attempt)
     message = stages.starting(status, attempt.stage, attempt.number)
-    return Step(status.model_copy(update=changes), Verdict.WORKING, stages.WORD[attempt.stage], message, start=attempt)
+    return Step(status, Verdict.WORKING, stages.WORD[attempt.stage], message, start=attempt)
+
+
+def _fresh(status: FinetuneStatus, attempt: Attempt) -> FinetuneStatus:
+    """The status at the start of an attempt; training begins at step 0, so what an earlier one had reached goes."""
+    status = stages.put(status, attempt.stage, StageState.PENDING, attempt=attempt.number)
+    status = status.model_copy(update={"retry_at": None})
+    if attempt.stage is not Stage.TRAIN:
+        return status
+    kept = [condition for condition in status.conditions if condition.type is not ConditionType.TRAINED]
+    reached: dict[str, object] = {"progress": None, "metrics": None, "history": []}
+    return status.model_copy(update={"attempts": attempt.number, "conditions": kept, **reached})
+
+
+def _active_pod(run: Run) -> str | None:
+    """Name of a pod of any attempt that still holds, or may yet take, its resources."""
+    return next((pod.name for job in run.observed.jobs for pod in job.pods if pod.is_active), None)
 
 
 def _running(run: Run, job: Job) -> Step:
-    status, check_again = merge_report(
-        stages.observe(run.status, job, run.finetune.metadata.generation, run.now),
-        run.observed.report,
-        job,
-        timedelta(seconds=run.settings.status_interval_seconds),
-    )
+    generation = run.finetune.metadata.generation
+    seen = stages.observe(run.status, job, generation, run.now)
+    interval = timedelta(seconds=run.settings.status_interval_seconds)
+    status, check_again = merge_report(seen, run.observed.report, job, interval=interval, generation=generation)
     message = stages.sentence(status, job)
     return Step(status, Verdict.WORKING, stages.WORD[job.stage], message, check_again=check_again)
 
@@ -202,7 +215,9 @@ def _completed(run: Run, job: Job) -> Step:
     if result is None or (job.stage is Stage.TRAIN and result.artifact is None):
         return _after_failure(run, job, lost_result(job))
     status = stages.finish(run.status, job, StageState.SUCCEEDED, None)
-    merged, _ = merge_report(status, run.observed.report, job, timedelta(0))
+    merged, _ = merge_report(
+        status, run.observed.report, job, interval=timedelta(0), generation=run.finetune.metadata.generation
+    )
     run = replace(run, status=merged.model_copy(update={"failure": None}))
     return _prepared(run, result) if job.stage is Stage.PREPARE else _trained(run, result)
 

@@ -11,7 +11,7 @@ from finetune_operator.observed import Job, Report
 
 
 def merge_report(
-    status: FinetuneStatus, report: Report | None, job: Job, interval: timedelta
+    status: FinetuneStatus, report: Report | None, job: Job, *, interval: timedelta, generation: int
 ) -> tuple[FinetuneStatus, timedelta | None]:
     """The status with the newest report of this attempt, and when to look again if it came too early to be written.
 
@@ -19,17 +19,14 @@ def merge_report(
     """
     if report is None or (report.body.stage, report.body.attempt) != (job.stage, job.attempt):
         return status, None
+    named = _with_activity(status, report, generation)
     written_at = status.progress.updated_at if status.progress else None
-    if written_at and written_at >= report.received_at:
-        return _with_activity(status, report, job), None
-    if written_at and report.received_at - written_at < interval and not _is_news(status, report, job):
-        return _with_activity(status, report, job), interval - (report.received_at - written_at)
-    return _merged(_with_activity(status, report, job), report), None
-
-
-def _is_news(status: FinetuneStatus, report: Report, job: Job) -> bool:
-    entry = stages.find(status, job.stage)
-    return report.body.result is not None or entry is None or entry.message != report.body.activity
+    if written_at is None or named != status or report.body.result:
+        return _merged(named, report), None
+    if written_at >= report.received_at:
+        return named, None
+    wait = interval - (report.received_at - written_at)
+    return (named, wait) if wait > timedelta(0) else (_merged(named, report), None)
 
 
 def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
@@ -45,34 +42,21 @@ def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
     )
 
 
-def _with_activity(status: FinetuneStatus, report: Report, job: Job) -> FinetuneStatus:
-    """The stage's message is what the trainer is doing; evaluating after the last step means that training is done."""
-    entry = stages.find(status, job.stage)
+def _with_activity(status: FinetuneStatus, report: Report, generation: int) -> FinetuneStatus:
+    """The stage's message is what the trainer is doing; publishing means that training is done."""
+    entry = stages.find(status, report.body.stage)
     if entry is None:
         return status
-    named = status.model_copy(
-        update={
-            "stages": [
-                stage
-                if stage.name is not job.stage
-                else stage.model_copy(update={"message": report.body.activity.value})
-                for stage in status.stages
-            ]
-        }
-    )
-    return _with_trained(named, report) if job.stage is Stage.TRAIN else named
-
-
-def _with_trained(status: FinetuneStatus, report: Report) -> FinetuneStatus:
-    if report.body.activity is not Activity.PUBLISHING:
-        return status
+    named = stages.replace(status, entry.model_copy(update={"message": report.body.activity.value}))
+    if (report.body.stage, report.body.activity) != (Stage.TRAIN, Activity.PUBLISHING):
+        return named
     conditions = set_condition(
         status.conditions,
         ConditionType.TRAINED,
         TRUE,
         "StepsDone",
         "every optimizer step is done",
-        generation=max(status.observed_generation, 0),
+        generation=generation,
         now=report.received_at,
     )
-    return status.model_copy(update={"conditions": conditions})
+    return named.model_copy(update={"conditions": conditions})

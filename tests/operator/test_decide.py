@@ -1,0 +1,260 @@
+"""The product in one function: what a user would have lost is in each test's name."""
+
+from datetime import timedelta
+
+import pytest
+from builders import NOON, a_failed_pod, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result, some_settings
+from finetune_api.names import ConditionType, FailureClass, Phase, Stage
+from finetune_api.resource import Finetune
+from finetune_api.status import FinetuneStatus
+from finetune_operator.conditions import condition_of, is_true
+from finetune_operator.decide import Attempt, Decision, decide
+from finetune_operator.observed import Job, JobState, Observed, Report
+
+PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
+RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
+
+
+def decided(status: FinetuneStatus | None, *jobs: Job, report: Report | None = None, base: Finetune | None = None,
+            seconds: float = 0, **spec: object) -> Decision:  # fmt: skip
+    """One decision, `seconds` after noon."""
+    observed = Observed(jobs=jobs, report=report, base=base)
+    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
+
+
+def done(stage: Stage, attempt: int = 1, **parts: object) -> Job:
+    """A Job that is complete, with its result."""
+    message = a_result(stage, **parts).to_message()
+    return a_job(stage, attempt, COMPLETE, a_pod(phase="Succeeded", exit_code=0, message=message))
+
+
+def failed(stage: Stage, attempt: int = 1, **pod: object) -> Job:
+    """A Job that has failed, with its pod."""
+    return a_job(stage, attempt, FAILED, a_failed_pod(**pod))
+
+
+def after_prepare() -> FinetuneStatus:
+    """The status once the data is ready and the train Job is asked for."""
+    return decided(decided(None).status, done(PREPARE)).status
+
+
+def told(status: FinetuneStatus, kind: ConditionType) -> tuple[str, str]:
+    condition = condition_of(status, kind)
+    assert condition is not None
+    return condition.status.value, condition.reason
+
+
+def test_a_fresh_finetune_gets_its_data_checked_first() -> None:
+    decision = decided(None)
+    assert decision.start == Attempt(PREPARE, 1)
+    assert decision.status.phase is Phase.PENDING
+    assert told(decision.status, ConditionType.RECONCILING) == ("True", "Preparing")
+    assert told(decision.status, ConditionType.READY) == ("False", "Preparing")
+
+
+def test_no_gpu_is_asked_for_before_the_data_has_passed() -> None:
+    status = decided(None).status
+    running = decided(status, a_job(PREPARE, 1, RUNNING, a_pod(phase="Running", started_at=NOON)))
+    assert running.start is None
+    assert running.status.phase is Phase.PREPARING
+    assert decided(running.status, done(PREPARE)).start == Attempt(TRAIN, 1)
+
+
+def test_what_prepare_found_is_in_the_status_and_kept_for_every_attempt() -> None:
+    status = after_prepare()
+    assert status.data is not None
+    assert status.data.rows.train == 8
+    assert status.resolved is not None
+    assert (status.resolved.model_uri, status.resolved.model_revision) == ("s3://models/base", "abc")
+    assert status.attempts == 1
+
+
+def test_a_published_artifact_is_what_makes_it_succeed() -> None:
+    decision = decided(after_prepare(), done(PREPARE), done(TRAIN))
+    assert decision.status.phase is Phase.SUCCEEDED
+    assert told(decision.status, ConditionType.READY) == ("True", "Succeeded")
+    assert decision.status.artifact is not None
+    for kind in (ConditionType.TRAINED, ConditionType.ARTIFACT_PUBLISHED, ConditionType.SUCCEEDED):
+        assert is_true(decision.status, kind)
+    assert told(decision.status, ConditionType.EVALUATED) == ("False", "NoEvaluationRows")
+
+
+def test_a_train_job_that_is_complete_without_a_word_is_tried_again_and_never_called_a_success() -> None:
+    job = a_job(TRAIN, 1, COMPLETE, a_pod(phase="Succeeded", message="not JSON"))
+    decision = decided(after_prepare(), done(PREPARE), job)
+    assert decision.status.failure is not None
+    assert decision.status.failure.reason == "ResultLost"
+    assert decision.start is None
+    assert decision.status.retry_at == NOON + timedelta(seconds=10)
+
+
+def test_a_result_whose_pod_is_gone_is_taken_from_the_last_report() -> None:
+    result = a_result(TRAIN).to_json()
+    report = a_report(TRAIN, activity="publishing", result=result)
+    decision = decided(after_prepare(), a_job(TRAIN, 1, COMPLETE), report=report)
+    assert decision.status.phase is Phase.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("pod", "kind"),
+    [
+        ({"message": a_failure_message(TRAIN, "InvalidData", "ColumnMissing")}, FailureClass.INVALID_DATA),
+        ({"message": a_failure_message(TRAIN, "AccessDenied", "KeyMissing")}, FailureClass.ACCESS_DENIED),
+        ({"exit_code": 42}, FailureClass.INVALID_CONFIG),
+        ({"exit_code": 44}, FailureClass.GPU_OUT_OF_MEMORY),
+        ({"exit_code": 45}, FailureClass.DIVERGED),
+        ({"exit_code": 137, "exit_reason": "OOMKilled"}, FailureClass.HOST_OUT_OF_MEMORY),
+        ({"exit_code": None, "reason": "Evicted"}, FailureClass.DISK_FULL),
+    ],
+)
+def test_what_is_wrong_with_the_run_itself_ends_it_with_a_remedy(pod: dict[str, object], kind: FailureClass) -> None:
+    decision = decided(after_prepare(), failed(TRAIN, **pod))
+    assert decision.status.failure is not None
+    assert decision.status.failure.failure_class is kind
+    assert decision.status.failure.remedy
+    assert decision.status.phase is Phase.FAILED
+    assert told(decision.status, ConditionType.SUCCEEDED)[0] == "False"
+    assert told(decision.status, ConditionType.STALLED)[0] == "True"
+    assert decision.start is None
+
+
+@pytest.mark.parametrize("pod", [{"exit_code": 43}, {"exit_code": 137}, {"exit_code": 1}])
+def test_an_infrastructure_failure_is_tried_again_after_a_growing_wait(pod: dict[str, object]) -> None:
+    first = decided(after_prepare(), failed(TRAIN, **pod))
+    assert (first.start, first.status.retries, first.check_again) == (None, 1, timedelta(seconds=10))
+    early = decided(first.status, failed(TRAIN, **pod), seconds=9)
+    assert early.start is None
+    second = decided(first.status, failed(TRAIN, **pod), seconds=10)
+    assert second.start == Attempt(TRAIN, 2)
+    assert second.status.attempts == 2
+    again = decided(second.status, failed(TRAIN, 1, **pod), failed(TRAIN, 2, **pod), seconds=60)
+    assert again.check_again == timedelta(seconds=20)
+
+
+def test_retries_used_up_hold_the_run_and_raising_the_limit_lets_it_go_on() -> None:
+    held = decided(after_prepare(), failed(TRAIN, exit_code=43), retryLimit=0)
+    assert held.status.phase is Phase.SUSPENDED
+    assert told(held.status, ConditionType.STALLED) == ("True", "RetriesExhausted")
+    assert told(held.status, ConditionType.SUSPENDED)[0] == "True"
+    condition = condition_of(held.status, ConditionType.STALLED)
+    assert condition is not None
+    assert "spec.retryLimit 0" in condition.message
+    raised = decided(held.status, failed(TRAIN, exit_code=43), retryLimit=1)
+    assert raised.check_again == timedelta(seconds=10)
+    assert told(raised.status, ConditionType.STALLED)[0] == "False"
+
+
+@pytest.mark.parametrize("pod", [{"disruption": "PreemptionByScheduler", "exit_code": 137}, {"exit_code": 143}])
+def test_a_preemption_starts_again_at_once_and_counts_against_nothing(pod: dict[str, object]) -> None:
+    decision = decided(after_prepare(), failed(TRAIN, **pod))
+    assert decision.start == Attempt(TRAIN, 2)
+    assert (decision.status.retries, decision.status.restarts) == (0, 1)
+    assert decision.status.failure is None
+
+
+def test_a_run_that_is_preempted_for_ever_is_held_in_the_end() -> None:
+    status, number = after_prepare(), 1
+    for _ in range(100):
+        decision = decided(status, failed(TRAIN, number, exit_code=143), seconds=3600 * number)
+        status = decision.status
+        if is_true(status, ConditionType.SUSPENDED):
+            break
+        number += 1
+        if decision.start is None:
+            status = decided(status, seconds=3600 * number).status
+    assert told(status, ConditionType.STALLED) == ("True", "RetriesExhausted")
+
+
+def test_no_attempt_starts_while_a_pod_of_the_last_one_still_runs() -> None:
+    job = a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=143), a_pod(name="sibling", phase="Running", started_at=NOON))
+    assert decided(after_prepare(), job).start is None
+
+
+def test_a_job_deleted_by_hand_is_made_again_once_its_pods_are_gone() -> None:
+    status = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))).status
+    assert decided(status).start == Attempt(TRAIN, 1)
+
+
+def test_a_finetune_that_is_over_never_gets_another_job() -> None:
+    succeeded = decided(after_prepare(), done(PREPARE), done(TRAIN)).status
+    broken = decided(after_prepare(), failed(TRAIN, exit_code=45)).status
+    for status in (succeeded, broken):
+        assert decided(status) == Decision(status)
+
+
+def test_a_pod_without_a_place_is_told_in_the_schedulers_own_words() -> None:
+    words = "Unschedulable: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    decision = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, a_pod(unschedulable=True, waiting=words)))
+    condition = condition_of(decision.status, ConditionType.SCHEDULED)
+    assert condition is not None
+    assert (condition.status, condition.message) == ("False", words)
+    assert decision.status.phase is Phase.PENDING
+
+
+def test_progress_is_written_at_most_every_ten_seconds_and_never_lost() -> None:
+    pod = a_pod(phase="Running", started_at=NOON)
+    job = a_job(TRAIN, 1, RUNNING, pod)
+    first = decided(after_prepare(), job, report=a_report(progress={"step": 1, "totalSteps": 9, "percent": 11}))
+    assert first.status.progress is not None
+    assert first.status.progress.step == 1
+    soon = a_report(progress={"step": 2, "totalSteps": 9}, received_at=NOON + timedelta(seconds=4))
+    second = decided(first.status, job, report=soon, seconds=4)
+    assert second.status == first.status
+    assert second.check_again == timedelta(seconds=6)
+    late = a_report(progress={"step": 3, "totalSteps": 9}, received_at=NOON + timedelta(seconds=10))
+    third = decided(first.status, job, report=late, seconds=10)
+    assert third.status.progress is not None
+    assert third.status.progress.step == 3
+
+
+def test_a_report_of_an_earlier_attempt_changes_nothing() -> None:
+    job = a_job(TRAIN, 2, RUNNING, a_pod(phase="Running", started_at=NOON))
+    status = decided(decided(after_prepare(), failed(TRAIN, exit_code=143)).status, job).status
+    assert decided(status, job, report=a_report(attempt=1, progress={"step": 8})).status == status
+
+
+def test_publishing_is_seen_as_such() -> None:
+    job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
+    decision = decided(after_prepare(), job, report=a_report(activity="publishing", progress={"step": 9}))
+    assert decision.status.phase is Phase.PUBLISHING
+    assert is_true(decision.status, ConditionType.TRAINED)
+
+
+def test_a_new_attempt_does_not_show_the_progress_of_the_last() -> None:
+    job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
+    report = a_report(activity="publishing", progress={"step": 9, "percent": 100})
+    status = decided(after_prepare(), job, report=report).status
+    again = decided(status, failed(TRAIN, exit_code=143), report=report).status
+    assert again.progress is None
+    assert again.phase is Phase.PENDING
+
+
+def base_run(status: FinetuneStatus | None = None) -> Finetune:
+    base = a_finetune(status=status)
+    return base.model_copy(update={"metadata": base.metadata.model_copy(update={"name": "base", "uid": "other"})})
+
+
+def test_a_run_waits_for_the_one_it_builds_on_and_starts_from_its_artifact() -> None:
+    spec = {"model": {"finetuneRef": {"name": "base"}}}
+    waiting = decided(None, base=base_run(), **spec)
+    assert (waiting.start, told(waiting.status, ConditionType.READY)[1]) == (None, "WaitingForBaseModel")
+    finished = decided(after_prepare(), done(PREPARE), done(TRAIN)).status
+    ready = decided(waiting.status, base=base_run(finished), **spec)
+    assert ready.start == Attempt(PREPARE, 1)
+    assert ready.status.resolved is not None
+    assert ready.status.resolved.model_uri == "s3://out/a"
+
+
+def test_a_run_fails_with_the_one_it_builds_on() -> None:
+    spec = {"model": {"finetuneRef": {"name": "base"}}}
+    broken = decided(after_prepare(), failed(TRAIN, exit_code=45)).status
+    assert decided(None, base=base_run(broken), **spec).status.failure.reason == "BaseModelFailed"  # type: ignore[union-attr]
+    assert decided(None, seconds=59, **spec).status.failure is None
+    assert decided(None, seconds=60, **spec).status.failure.reason == "BaseModelNotFound"  # type: ignore[union-attr]
+
+
+def test_a_pod_of_a_deleted_finetune_is_left_alone() -> None:
+    finetune = a_finetune(status=after_prepare())
+    gone = finetune.metadata.model_copy(update={"deletion_timestamp": NOON.isoformat()})
+    decision = decide(finetune.model_copy(update={"metadata": gone}), Observed(), some_settings(), NOON)
+    assert decision == Decision(finetune.status)

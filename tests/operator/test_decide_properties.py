@@ -1,0 +1,84 @@
+"""`decide` over anything: it never raises, a second call changes nothing, and there is always a way out."""
+
+from datetime import timedelta
+
+from builders import NOON, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result, some_settings
+from finetune_api.names import FailureClass, Phase, Stage
+from finetune_api.status import FinetuneStatus
+from finetune_operator.decide import decide, is_over
+from finetune_operator.observed import Job, JobState, Observed
+from hypothesis import given
+from hypothesis import strategies as st
+
+messages = st.one_of(
+    st.none(),
+    st.text(max_size=30),
+    st.sampled_from([a_result(stage).to_message() for stage in Stage]),
+    st.builds(
+        lambda stage, kind: a_failure_message(stage, kind, "Why"), st.sampled_from(Stage), st.sampled_from(FailureClass)
+    ),
+)
+pods = st.builds(
+    lambda **facts: a_pod(**facts),
+    name=st.sampled_from(["a", "b"]),
+    phase=st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+    created_at=st.sampled_from([None, NOON]),
+    started_at=st.sampled_from([None, NOON]),
+    waiting=st.one_of(st.none(), st.text(max_size=3000)),
+    unschedulable=st.booleans(),
+    exit_code=st.sampled_from([None, 0, 1, 42, 43, 44, 45, 137, 143, 255]),
+    exit_reason=st.sampled_from([None, "OOMKilled", "Error"]),
+    message=messages,
+    disruption=st.sampled_from([None, "PreemptionByScheduler"]),
+    reason=st.sampled_from([None, "Evicted"]),
+)
+jobs: st.SearchStrategy[Job] = st.builds(
+    lambda stage, attempt, state, seen: a_job(stage, attempt, state, *seen),
+    st.sampled_from(Stage),
+    st.integers(1, 3),
+    st.sampled_from(JobState),
+    st.lists(pods, max_size=2),
+)
+reports = st.one_of(
+    st.none(),
+    st.builds(
+        lambda stage, attempt, seconds, activity, step: a_report(
+            stage, attempt, NOON + timedelta(seconds=seconds), activity=activity, progress={"step": step}
+        ),
+        st.sampled_from(Stage),
+        st.integers(1, 3),
+        st.integers(0, 30),
+        st.sampled_from(["preparing", "loading", "training", "evaluating", "publishing"]),
+        st.integers(0, 9),
+    ),
+)
+worlds = st.builds(Observed, jobs=st.lists(jobs, max_size=4).map(tuple), report=reports)
+SPECS = st.sampled_from([{}, {"retryLimit": 0}, {"model": {"finetuneRef": {"name": "base"}}}])
+
+
+@given(st.lists(st.tuples(worlds, st.integers(0, 100)), min_size=1, max_size=6), SPECS)
+def test_decide_never_raises_and_a_second_call_changes_nothing(
+    history: list[tuple[Observed, int]], spec: dict[str, object]
+) -> None:
+    status, now = FinetuneStatus(), NOON
+    for observed, seconds in history:
+        now += timedelta(seconds=seconds)
+        before = status
+        status = decide(a_finetune(status=before, **spec), observed, some_settings(), now).status
+        again = decide(a_finetune(status=status, **spec), observed, some_settings(), now)
+        if before.retries == status.retries and before.restarts == status.restarts and not again.start:
+            assert again.status == status, "an idle Finetune would be written for ever"
+        if is_over(before):
+            assert status.phase == before.phase, "a run that was over began again"
+        assert len(status.to_json()["conditions"]) >= 5
+
+
+@given(worlds)
+def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observed) -> None:
+    status = FinetuneStatus()
+    for _ in range(6):
+        decision = decide(a_finetune(status=status), observed, some_settings(), NOON)
+        status = decision.status
+    alive = any(job.state is JobState.RUNNING or any(pod.is_active for pod in job.pods) for job in observed.jobs)
+    ended = status.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+    assert ended or alive or decision.start or decision.check_again

@@ -1,0 +1,58 @@
+"""Finetune in, objects out: golden files, reviewed as code; `pytest --update-golden` rewrites them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from builders import UID, some_settings
+from finetune_api import names
+from finetune_api.names import Stage
+from finetune_api.resource import Finetune, parse_finetune
+from finetune_api.run import RunSpec
+from finetune_api.status import FinetuneStatus, Resolved
+from finetune_operator.manifests import attempt_manifests, child_name, run_spec
+
+GOLDEN = Path(__file__).parents[1] / "data" / "finetunes"
+RUN_SPEC = Path(__file__).parents[1] / "data" / "run_spec.json"
+
+
+def read(name: str) -> Finetune:
+    body = yaml.safe_load((GOLDEN / "input" / name).read_text())
+    body["metadata"] |= {"uid": UID}
+    finetune = parse_finetune(body)
+    uri = finetune.spec.model.uri or "s3://out/earlier"
+    return finetune.model_copy(
+        update={"status": FinetuneStatus(resolved=Resolved(model_uri=uri, model_revision="abc"))}
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (GOLDEN / "input").iterdir()))
+def test_manifests_are_the_reviewed_ones(name: str, update_golden: bool) -> None:
+    manifests = [m for stage in Stage for m in attempt_manifests(read(name), stage, 1, some_settings())]
+    text = yaml.safe_dump_all(manifests, sort_keys=False, width=120)
+    golden = GOLDEN / "output" / name
+    if update_golden:
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_the_sample_that_the_trainer_tests_read_is_what_the_operator_writes(update_golden: bool) -> None:
+    text = run_spec(read("everything.yaml"), Stage.TRAIN, 2, some_settings()).model_dump_json(
+        by_alias=True, exclude_none=True, indent=2
+    )
+    if update_golden:
+        RUN_SPEC.write_text(text + "\n")
+    assert RunSpec.model_validate_json(RUN_SPEC.read_text()) == RunSpec.model_validate_json(text)
+
+
+def test_the_longest_name_still_makes_valid_job_names() -> None:
+    finetune = read("minimal.yaml")
+    longest = finetune.metadata.model_copy(update={"name": "x" * names.MAX_NAME_LENGTH})
+    assert len(child_name(finetune.model_copy(update={"metadata": longest}), Stage.PREPARE, 99999)) <= 63
+
+
+def test_no_secret_and_no_kubernetes_uri_reaches_the_order() -> None:
+    for path in (GOLDEN / "input").iterdir():
+        text = run_spec(read(path.name), Stage.PREPARE, 1, some_settings()).training.model_dump_json()
+        assert "configmap://" not in text
+        assert "pvc://" not in text
