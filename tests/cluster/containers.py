@@ -132,7 +132,7 @@ def cgroup_folders(state: State) -> list[Path]:
     """Our control group in each mounted hierarchy."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS / state.cgroup]
-    hierarchies = {path.resolve() for path in CGROUPS.iterdir() if path.is_dir() and (path / "tasks").exists()}
+    hierarchies = {path.resolve() for path in CGROUPS.iterdir() if (path / "cgroup.procs").exists()}
     return [hierarchy / state.cgroup for hierarchy in sorted(hierarchies)]
 
 
@@ -141,6 +141,14 @@ def remove_cgroups(state: State) -> None:
     for top in cgroup_folders(state):
         for folder, _, _ in os.walk(top, topdown=False):
             wait_until(lambda folder=folder: _rmdir(Path(folder)), 1)  # type: ignore[misc]
+
+
+def remove_shim_sockets(state: State) -> None:
+    """Removes the sockets of killed shims: containerd keeps all of them in /run/containerd/s, whoever's they are."""
+    for record in (state.run / "containerd").glob("io.containerd.runtime.v2.task/*/*/address"):
+        socket = Path(record.read_text().removeprefix("unix://"))
+        if socket.parent == Path("/run/containerd/s"):
+            socket.unlink(missing_ok=True)
 
 
 def _rmdir(folder: Path) -> bool:

@@ -200,6 +200,7 @@ def _clear(state: State) -> None:
         containers.remove_old_containers(state)
         stop([by_name["containerd"]])
     containers.unmount_all(state)
+    containers.remove_shim_sockets(state)
     network.tear_down(state.run)
     containers.remove_cgroups(state)
     for name in FRESH:

@@ -1,5 +1,6 @@
 """The node's network: one bridge, and rules that let nothing of the cluster off the machine."""
 
+import socket
 import subprocess
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def tool(*command: str, stdin: str | None = None, check: bool = True) -> subproc
 def set_up(run: Path) -> None:
     """Rules first, before anything runs, then the bridge with the node's address, then forwarding."""
     tool("nft", "-f", "-", stdin=RULES)
-    if not Path(f"/sys/class/net/{BRIDGE}").exists():
+    if BRIDGE not in (name for _, name in socket.if_nameindex()):
         tool("ip", "link", "add", BRIDGE, "type", "bridge")
         tool("ip", "address", "add", f"{GATEWAY}/24", "dev", BRIDGE)
     tool("ip", "link", "set", BRIDGE, "up")

@@ -48,6 +48,8 @@ state = "{state.run}/containerd"
     conf_dir = "{state.run}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = "{state.run}/runc"
 """
 
 
