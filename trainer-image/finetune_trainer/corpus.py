@@ -10,8 +10,8 @@ from finetune_api.resource import Hyperparameters, Overlong, TrainingSpec
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.prepared import Flags, Ids, Reference, TokenRows
-from finetune_trainer.split import Part, Parts
-from finetune_trainer.survey import DataFile, DatasetReader, Problem, RenderedRow
+from finetune_trainer.split import KEPT_PARTS, Part, Parts
+from finetune_trainer.survey import DataFile, DatasetReader, Problem, Problems, RenderedRow
 from finetune_trainer.tokens import RowTokenizer, TokenRow, fitted
 
 BATCH_ROWS = 2048
@@ -42,21 +42,6 @@ class RowsBuilder:
         return TokenRows(np.concatenate(self.ids), np.concatenate(self.supervised), offsets)
 
 
-@dataclass
-class Longest:
-    """Rows above the limit, and the longest of them."""
-
-    count: int = 0
-    tokens: int = 0
-    where: str = ""
-
-    def add(self, tokens: int, where: str) -> None:
-        """Count one more."""
-        self.count += 1
-        if tokens > self.tokens:
-            self.tokens, self.where = tokens, where
-
-
 @dataclass(frozen=True)
 class Sample:
     """A rendered train row, for people."""
@@ -74,9 +59,11 @@ class Corpus:
         self.tokenizer = tokenizer
         self.training = training
         self.limit = limit
-        self.parts = {part: RowsBuilder() for part in (Part.TRAIN, Part.DEV, Part.TEST)}
+        self.parts = {part: RowsBuilder() for part in KEPT_PARTS}
         self.references: dict[str, list[Reference]] = {"dev": [], "test": []}
-        self.overlong = Longest()
+        self.overlong = Problems()
+        self.longest = 0
+        self.longest_at = ""
         self.dropped = 0
         self.truncated = 0
         self.samples: list[Sample] = []
@@ -87,7 +74,7 @@ class Corpus:
         return self.training.hyperparameters
 
     def add(self, file: DataFile, parts: Parts) -> None:
-        """Tokenise the rows of one dataset whose part, by row number, is not UNUSED."""
+        """Tokenise the rows of one dataset that `parts`, by row number, keeps."""
         for rows in _batches(_kept(DatasetReader(file, self.training).rows(), parts)):
             encoded = self.tokenizer.encode([(row.prompt, row.completion) for row in rows])
             for row, tokens in zip(rows, encoded, strict=True):
@@ -96,7 +83,7 @@ class Corpus:
     def _add_row(self, file: DataFile, row: RenderedRow, tokens: TokenRow, part: Part) -> None:
         kept = fitted(tokens, self.limit, self.given.overlong)
         if len(tokens.ids) > self.limit:
-            self.overlong.add(len(tokens.ids), f"{file.where}, line {row.line}")
+            self._note_overlong(file, row, len(tokens.ids))
             self.truncated += kept is not None
         if kept is None:
             self.dropped += 1
@@ -107,16 +94,25 @@ class Corpus:
         elif len(self.samples) < SAMPLES:
             self.samples.append(Sample(file.dataset.name, row.number, row.prompt, row.completion))
 
-    def check_lengths(self, position_limit: int | None) -> None:
-        """With `overlong: error`, raise RunError (InvalidData) where a row is too long."""
-        if self.given.overlong is not Overlong.ERROR or not self.overlong.count:
-            return
-        raise RunError(
+    def _note_overlong(self, file: DataFile, row: RenderedRow, tokens: int) -> None:
+        dataset = file.dataset
+        message = f"the row has {tokens} tokens, above hyperparameters.maxSeqLength {self.limit}"
+        self.overlong.add(Problem(dataset.name, dataset.uri, row.line, None, message))
+        if tokens > self.longest:
+            self.longest, self.longest_at = tokens, f"{file.where}, line {row.line}"
+
+    def refuses_lengths(self) -> bool:
+        """Whether a row is too long and `overlong: error` forbids it."""
+        return self.given.overlong is Overlong.ERROR and self.overlong.total > 0
+
+    def lengths_error(self, position_limit: int | None) -> RunError:
+        """How many rows are too long, which is the longest, and the limit that would fit all."""
+        return RunError(
             FailureClass.INVALID_DATA,
             "RowsOverlong",
-            f"{self.overlong.count} rows are longer than hyperparameters.maxSeqLength {self.limit}; the longest is "
-            f"{self.overlong.where} with {self.overlong.tokens} tokens",
-            overlong_remedy(self.overlong.tokens, position_limit),
+            f"{self.overlong.total} rows are longer than hyperparameters.maxSeqLength {self.limit}; the longest is "
+            f"{self.longest_at} with {self.longest} tokens",
+            overlong_remedy(self.longest, position_limit),
         )
 
 
@@ -142,7 +138,7 @@ def _kept(rows: Iterable[RenderedRow | Problem], parts: Parts) -> Iterator[Rende
         if isinstance(row, Problem):
             # The first reading found none, so the file was changed in between.
             raise RunError(FailureClass.INVALID_DATA, "RowInvalid", str(row))
-        if parts[row.number] != Part.UNUSED:
+        if parts[row.number] in KEPT_PARTS:
             yield row
 
 

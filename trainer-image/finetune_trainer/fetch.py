@@ -49,6 +49,11 @@ class ModelFiles:
         """The whole model: an adapter's base, else this one."""
         return self.base or self
 
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter to train further, where there is one."""
+        return self.folder if self.base else None
+
 
 class Source(Protocol):
     """Where a model lies."""
@@ -120,7 +125,7 @@ def _fetch(spec: RunSpec, uri: str, revision: str | None, folder: Path, weights:
     _check_contents(source.uri, names, is_adapter)
     folder.mkdir(parents=True, exist_ok=True)
     _download(source, [name for name in names if _is_wanted(name) and not name.endswith(WEIGHTS_SUFFIX)], folder)
-    if weights:
+    if weights or is_adapter:  # The check without weights needs an adapter's shape, and it is small.
         _download(source, _weight_files(folder, names, is_adapter), folder)
     base = _fetch_base(spec, folder, source.uri, weights) if is_adapter else None
     return ModelFiles(folder, source.uri, source.revision, base)

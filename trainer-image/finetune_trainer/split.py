@@ -16,9 +16,13 @@ class Part(IntEnum):
     """A part of the split, as it stands in the array of `assign_parts`."""
 
     UNUSED = 0
-    TRAIN = 1
-    DEV = 2
-    TEST = 3
+    DROPPED = 1
+    TRAIN = 2
+    DEV = 3
+    TEST = 4
+
+
+KEPT_PARTS = (Part.TRAIN, Part.DEV, Part.TEST)
 
 
 Parts = npt.NDArray[np.uint8]

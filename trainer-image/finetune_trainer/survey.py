@@ -79,13 +79,11 @@ class Problems:
         if len(self.first) < PROBLEMS_SHOWN:
             self.first.append(problem)
 
-    def raise_if_any(self, report_uri: str) -> None:
-        """Raise RunError (InvalidData) with the first problem."""
-        if not self.total:
-            return
+    def error(self, report_uri: str) -> RunError:
+        """The first of at least 1 problems as a RunError (InvalidData)."""
         more = f" (and {self.total - 1} more problems, see {report_uri})" if self.total > 1 else ""
         remedy = "Correct the rows named, then create the Finetune again."
-        raise RunError(FailureClass.INVALID_DATA, "RowInvalid", f"{self.first[0]}{more}", remedy)
+        return RunError(FailureClass.INVALID_DATA, "RowInvalid", f"{self.first[0]}{more}", remedy)
 
 
 class DatasetReader:
