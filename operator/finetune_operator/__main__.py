@@ -1,6 +1,7 @@
 """`python -m finetune_operator --settings FILE`: run the operator until it is told to stop."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # Else one line for every event of every object.
     kopf.run(
         registry=register(settings),
         clusterwide=not settings.namespaces,

@@ -26,30 +26,30 @@ def register(settings: Settings) -> kopf.OperatorRegistry:
     """A registry with our handlers, bound to these settings."""
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.login(registry=registry)
+    @kopf.on.login(registry=registry, id="login")
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
-    @kopf.on.startup(registry=registry)
+    @kopf.on.startup(registry=registry, id="start")
     async def start(*, memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False  # Events are ours, told as turns of the run's story.
         settings.watching.server_timeout = WATCH_SECONDS
         memo.operator = Operator(await connect(), own_settings)
         await memo.operator.start()
 
-    @kopf.on.cleanup(registry=registry)
+    @kopf.on.cleanup(registry=registry, id="stop")
     async def stop(*, memo: Any, **_: Any) -> None:
         if "operator" in memo:
             await memo.operator.stop()
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="finetune")
     async def finetune_changed(*, memo: Any, type: str, uid: str, namespace: str | None, name: str, **_: Any) -> None:
         if type == "DELETED":
             memo.operator.reports.forget(uid)
         memo.operator.queue.add(Key(namespace or "", name))
 
-    @kopf.on.event("batch", "v1", "jobs", labels=OURS, registry=registry)
-    @kopf.on.event("", "v1", "pods", labels=OURS, registry=registry)
+    @kopf.on.event("batch", "v1", "jobs", labels=OURS, registry=registry, id="job")
+    @kopf.on.event("", "v1", "pods", labels=OURS, registry=registry, id="pod")
     async def child_changed(*, memo: Any, namespace: str | None, labels: Any, **_: Any) -> None:
         memo.operator.queue.add(Key(namespace or "", labels[names.LABEL_NAME]))
 

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 """Finetunes that are worked on at the same time."""
 
+RESYNC_RETRY_SECONDS = 5.0
+"""Wait after a resync that failed."""
+
 
 class Operator:
     """Everything that lives as long as the process."""
@@ -80,9 +83,11 @@ class Operator:
     async def _resync(self) -> None:
         """Look at everything now and then: an event that was missed delays a run, and never loses it."""
         while True:
+            wait = self._settings.resync_seconds
             try:
                 for key in await self._cluster.list_keys(self._settings.namespaces):
                     self.queue.add(key)
             except (ClusterUnreachable, Refused) as error:
-                log.warning("the resync failed: %s", error)
-            await asyncio.sleep(self._settings.resync_seconds)
+                wait = min(wait, RESYNC_RETRY_SECONDS)
+                log.warning("the resync failed: %s; again in %.0f s", error, wait)
+            await asyncio.sleep(wait)

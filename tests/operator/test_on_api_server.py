@@ -1,0 +1,243 @@
+"""The operator against a real API server and its controllers. There is no node: the tests play the kubelet."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import a_body, a_failure_message, a_result
+from finetune_api import names
+from finetune_api.names import Stage
+
+from tests.cluster.light import LightCluster, free_port
+from tests.operator.operator_process import ROOT, Kubectl, eventually, running_operator
+
+pytestmark = pytest.mark.api_server
+NAMESPACE = "team-a"
+
+
+@pytest.fixture(scope="module")
+def kubectl(light_cluster: LightCluster) -> Kubectl:
+    tool = Kubectl(light_cluster.binary("kubectl"), light_cluster.kubeconfig)
+    tool("apply", "-f", str(ROOT / "crds" / "finetunes.yaml"))
+    tool("wait", "--for=condition=Established", "crd/finetunes.finetune-operator.io", "--timeout=30s")
+    tool.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    return tool
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def operator(
+    light_cluster: LightCluster, kubectl: Kubectl, port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("operator")
+    with running_operator(light_cluster.kubeconfig, directory, port, retryWaitSeconds=1, resyncSeconds=5):
+        yield directory / "operator.log"
+    assert "bug in the operator" not in (directory / "operator.log").read_text()
+
+
+def finetune(kubectl: Kubectl, name: str) -> dict[str, Any]:
+    return kubectl.get("finetune", name, "-n", NAMESPACE)
+
+
+def job_of(kubectl: Kubectl, name: str, stage: Stage, attempt: int = 1) -> dict[str, Any]:
+    selector = f"{names.LABEL_NAME}={name},{names.LABEL_STAGE}={stage},{names.LABEL_ATTEMPT}={attempt}"
+    items = kubectl.get("jobs", "-n", NAMESPACE, "-l", selector)["items"]
+    assert len(items) == 1, f"{len(items)} Jobs of {stage} attempt {attempt}"
+    return dict(items[0])
+
+
+def pod_of(kubectl: Kubectl, job: dict[str, Any]) -> dict[str, Any]:
+    items = kubectl.get("pods", "-n", NAMESPACE, "-l", f"job-name={job['metadata']['name']}")["items"]
+    assert len(items) == 1
+    return dict(items[0])
+
+
+def end_pod(kubectl: Kubectl, name: str, stage: Stage, message: str, code: int = 0, attempt: int = 1) -> None:
+    """Let the attempt's pod end as a kubelet would write it; the Job controller does the rest."""
+    pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage, attempt)))
+    times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
+    state = {"terminated": {"exitCode": code, "message": message, "reason": "Completed", **times}}
+    container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": False, "restartCount": 0}
+    status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container | {"state": state}]}
+    kubectl.set_status("pod", NAMESPACE, pod["metadata"]["name"], status)
+
+
+def phase(kubectl: Kubectl, name: str) -> str | None:
+    return finetune(kubectl, name)["status"].get("phase")
+
+
+def test_a_finetune_goes_the_straight_way_to_a_published_artifact(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("straight"))
+    end_pod(kubectl, "straight", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    end_pod(kubectl, "straight", Stage.TRAIN, a_result(Stage.TRAIN).to_message())
+    kubectl("wait", "--for=condition=Succeeded", "finetune/straight", "-n", NAMESPACE, "--timeout=30s")
+    status = finetune(kubectl, "straight")["status"]
+    assert status["phase"] == "Succeeded"
+    assert status["artifact"]["uri"] == "s3://out/a"
+    assert status["data"]["rows"] == {"train": 8, "dev": 2, "test": 0, "unused": 0}
+    events = kubectl.get("events", "-n", NAMESPACE, "--field-selector", "involvedObject.name=straight")["items"]
+    reasons = [event["reason"] for event in events]
+    assert {"RowsReady", "ManifestWritten", "Succeeded"} <= set(reasons)
+    assert len(reasons) == len(set(reasons)), "an event was told twice"
+
+
+def test_a_finished_finetune_is_never_written_again(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("idle"))
+    end_pod(kubectl, "idle", Stage.PREPARE, a_failure_message(Stage.PREPARE, "InvalidData", "ColumnMissing"), 42)
+    eventually(lambda: phase(kubectl, "idle") == "Failed")
+    version = finetune(kubectl, "idle")["metadata"]["resourceVersion"]
+    kubectl("annotate", "finetune", "idle", "-n", NAMESPACE, "touched=yes")
+    touched = finetune(kubectl, "idle")["metadata"]["resourceVersion"]
+    assert touched != version
+    kubectl.apply(a_body("after-idle"))
+    eventually(lambda: phase(kubectl, "after-idle"))  # The queue has been worked off by now.
+    assert finetune(kubectl, "idle")["metadata"]["resourceVersion"] == touched
+
+
+def test_bad_data_fails_for_good_and_never_asks_for_a_gpu(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("bad-data"))
+    words = "dataset faq, faq.jsonl line 3: column target is missing"
+    end_pod(
+        kubectl, "bad-data", Stage.PREPARE, a_failure_message(Stage.PREPARE, "InvalidData", "ColumnMissing", words), 42
+    )
+    eventually(lambda: phase(kubectl, "bad-data") == "Failed")
+    status = finetune(kubectl, "bad-data")["status"]
+    assert status["failure"]["message"] == words
+    conditions = {condition["type"]: condition for condition in status["conditions"]}
+    assert conditions["DataValidated"]["status"] == "False"
+    assert conditions["Stalled"]["status"] == "True"
+    assert not kubectl.get("jobs", "-n", NAMESPACE, "-l", f"{names.LABEL_NAME}=bad-data,{names.LABEL_STAGE}=train")[
+        "items"
+    ]
+
+
+def test_an_infrastructure_failure_gets_a_second_job_and_no_more_than_one(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("again"))
+    end_pod(kubectl, "again", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    end_pod(kubectl, "again", Stage.TRAIN, "", 43)
+    end_pod(kubectl, "again", Stage.TRAIN, a_result(Stage.TRAIN).to_message(), attempt=2)
+    eventually(lambda: phase(kubectl, "again") == "Succeeded")
+    status = finetune(kubectl, "again")["status"]
+    assert (status["attempts"], status["retries"]) == (2, 1)
+    assert "failure" not in status
+
+
+def test_retries_used_up_are_held_until_the_limit_is_raised(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("held", retryLimit=0))
+    end_pod(kubectl, "held", Stage.PREPARE, "", 43)
+    eventually(lambda: phase(kubectl, "held") == "Suspended")
+    kubectl("patch", "finetune", "held", "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"retryLimit":1}}')
+    end_pod(kubectl, "held", Stage.PREPARE, a_result(Stage.PREPARE).to_message(), attempt=2)
+    eventually(lambda: job_of(kubectl, "held", Stage.TRAIN))
+
+
+def test_a_job_that_the_api_server_refuses_fails_with_its_words(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("refused", trainer={"tolerations": [{"key": "a", "operator": "Nonsense"}]}))
+    end_pod(kubectl, "refused", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    eventually(lambda: phase(kubectl, "refused") == "Failed")
+    failure = finetune(kubectl, "refused")["status"]["failure"]
+    assert failure["reason"] == "JobInvalid"
+    assert "Nonsense" in failure["message"]
+
+
+def test_deleting_a_finetune_leaves_no_child_behind(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("gone"))
+    eventually(lambda: job_of(kubectl, "gone", Stage.PREPARE))
+    kubectl("delete", "finetune", "gone", "-n", NAMESPACE, "--timeout=20s")
+    selector = f"{names.LABEL_NAME}=gone"
+    eventually(lambda: not kubectl.get("jobs,configmaps", "-n", NAMESPACE, "-l", selector)["items"])
+
+
+def test_a_killed_operator_is_followed_by_one_that_goes_on(
+    light_cluster: LightCluster, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    kubectl.apply(a_body("handover"))
+    with running_operator(light_cluster.kubeconfig, tmp_path, free_port()) as first:
+        eventually(lambda: job_of(kubectl, "handover", Stage.PREPARE))
+        first.kill()
+    end_pod(kubectl, "handover", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    with running_operator(light_cluster.kubeconfig, tmp_path, free_port()):
+        end_pod(kubectl, "handover", Stage.TRAIN, a_result(Stage.TRAIN).to_message())
+        eventually(lambda: phase(kubectl, "handover") == "Succeeded")
+
+
+def report(port: int, token: str, **changes: Any) -> int:
+    """POST a report; returns the HTTP status."""
+    body = {
+        "stage": "prepare",
+        "attempt": 1,
+        "activity": "preparing",
+        "progress": {"step": 7, "totalSteps": 9},
+    } | changes
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/progress",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def token_of(kubectl: Kubectl, pod: str, audience: str = names.REPORT_AUDIENCE) -> str:
+    """A token bound to the pod, as the kubelet projects it."""
+    uid = kubectl("get", "pod", pod, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}")
+    bound = ["--bound-object-kind=Pod", f"--bound-object-name={pod}", f"--bound-object-uid={uid}"]
+    return kubectl("create", "token", "default", "-n", NAMESPACE, f"--audience={audience}", *bound).strip()
+
+
+def test_only_a_pod_of_the_run_itself_can_report_its_progress(kubectl: Kubectl, operator: Path, port: int) -> None:
+    kubectl.apply(a_body("reports"))
+    kubectl.apply(a_body("other"))
+    pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, "reports", Stage.PREPARE)))["metadata"]["name"]
+    eventually(lambda: job_of(kubectl, "other", Stage.PREPARE))
+    token = token_of(kubectl, pod)
+    own = {"namespace": NAMESPACE, "name": "reports", "uid": finetune(kubectl, "reports")["metadata"]["uid"]}
+    other = {"namespace": NAMESPACE, "name": "other", "uid": finetune(kubectl, "other")["metadata"]["uid"]}
+    assert report(port, token, identity=other) == 403
+    assert report(port, "forged", identity=own) == 403
+    assert report(port, "", identity=own) == 403
+    assert report(port, token_of(kubectl, pod, "https://elsewhere.test"), identity=own) == 403
+    assert report(port, token, identity=own, attempt=2) == 403
+    assert report(port, token, identity=own, unknown=1) == 400
+    assert report(port, token, identity=own, pad="x" * names.REPORT_MAX_BYTES) == 413
+    assert report(port, token, identity=own) == 204
+    assert report(port, token, identity=own) == 429
+    eventually(lambda: finetune(kubectl, "reports")["status"]["progress"]["step"] == 7)
+    assert "progress" not in finetune(kubectl, "other")["status"]
+
+
+def test_the_operator_leaves_within_its_grace_period_when_told_to(
+    light_cluster: LightCluster, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    number = free_port()
+    with running_operator(light_cluster.kubeconfig, tmp_path, number) as process:
+        eventually(lambda: urllib.request.urlopen(f"http://127.0.0.1:{number}/readyz", timeout=2).status == 200, 20)
+        process.terminate()
+        assert process.wait(25) == 0
+
+
+def test_a_wrong_settings_file_is_one_plain_line(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("trainerImage: a\nreportUrl: b\nretryWait: 3\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune_operator", "--settings", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"{file}: retryWait: Extra inputs are not permitted\n"
