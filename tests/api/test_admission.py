@@ -1,0 +1,200 @@
+"""What the API server admits and what it refuses, with which words: nobody needs a webhook to be protected."""
+
+from typing import Any
+
+import pytest
+from finetune_api.resource import FinetuneSpec, Scheduler
+
+from tests.api.conftest import ApiServer, Refusal
+from tests.builders import a_body
+
+pytestmark = pytest.mark.api_server
+
+S3 = "s3://data/faq.jsonl"
+DEV = {"name": "dev", "uri": S3, "role": "dev"}
+TRAIN = {"name": "faq", "uri": S3}
+
+
+def split(train: float, dev: float) -> dict[str, Any]:
+    return {"split": {"trainPercentage": train, "devPercentage": dev}}
+
+
+def numbers(**fields: Any) -> dict[str, Any]:
+    return {"hyperparameters": fields}
+
+
+def dataset(**fields: Any) -> dict[str, Any]:
+    return {"datasets": [TRAIN | fields]}
+
+
+def refusal(server: ApiServer, spec: dict[str, Any], name: str = "story") -> str:
+    """What the API server says to a user who applies this."""
+    with pytest.raises(Refusal) as refused:
+        server.create(a_body(name, **spec))
+    return str(refused.value)
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "nothing but what is required": {},
+    "split 100/0": split(100, 0),
+    "split 80/20": split(80, 20),
+    "split 60/20": split(60, 20),
+    "split 0.5/0": split(0.5, 0),
+    "split 33.3/66.7": split(33.3, 66.7),
+    "numbers that aiX refuses": numbers(epochs=5, trainBatchSize=65, maxSeqLength=4097),
+    "a fraction of an epoch": numbers(epochs=0.5),
+    "the largest epochs": numbers(epochs=1000),
+    "a warmup of zero steps": numbers(warmupSteps=0),
+    "a warmup ratio with cosine": numbers(warmupRatio=0.03, scheduler="cosine"),
+    "constant without warmup": numbers(scheduler="constant"),
+    "evalSteps with a split": numbers(evalSteps=10) | split(80, 20),
+    "evalSteps with a dev dataset": numbers(evalSteps=10) | {"datasets": [TRAIN, DEV]},
+    "a plateau scheduler with dev rows": numbers(scheduler="reduce_lr_on_plateau") | split(80, 20),
+    "lora in 4 bits": {"method": {"quantization": "nf4"}},
+    "lora on named modules": {"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}},
+    "lora by a pattern": {"method": {"lora": {"targetModules": ["regex:.*attn.*"]}}},
+    "full": {"method": {"type": "full"}},
+    "a merged adapter": {"output": {"uri": "s3://out/models", "artifact": "merged"}},
+    "sampling": {"generation": {"doSample": True, "temperature": 0.5, "topP": 0.9, "topK": 40}},
+    "another Finetune as base": {"model": {"finetuneRef": {"name": "earlier"}}},
+    "a revision of a hub model": {"model": {"uri": "hf://Qwen/Qwen3-0.6B", "revision": "main"}},
+    "a model on a volume": {"model": {"uri": "pvc://weights/llama"}},
+    "a dataset in a ConfigMap": dataset(uri="configmap://rows/train.jsonl"),
+    "dots inside of a name": dataset(uri="s3://data/a..b/faq.jsonl"),
+    "an S3 endpoint": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "s3"}}},
+    "quantities as numbers and as text": {"trainer": {"cpu": 2, "memory": "16Gi", "gpusPerNode": 0}},
+    "no retries": {"retryLimit": 0},
+}
+
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    # Acceptance case 1.
+    "split 0/100": (split(0, 100), ["split.trainPercentage", "greater than 0"]),
+    "split 0/0": (split(0, 0), ["split.trainPercentage", "greater than 0"]),
+    "split 80/30": (split(80, 30), ["split.trainPercentage + split.devPercentage", "at most 100"]),
+    "split -1/0": (split(-1, 0), ["spec.split.trainPercentage", "greater than or equal to 0"]),
+    "split 50/-10": (split(50, -10), ["spec.split.devPercentage", "greater than or equal to 0"]),
+    "split 100/1": (split(100, 1), ["split.trainPercentage + split.devPercentage", "at most 100"]),
+    "split 101/0": (split(101, 0), ["spec.split.trainPercentage", "less than or equal to 100"]),
+    # Acceptance case 9.
+    "epochs as text": (numbers(epochs="3"), ["spec.hyperparameters.epochs", "number"]),
+    "epochs as a boolean": (numbers(epochs=True), ["spec.hyperparameters.epochs", "number"]),
+    "a rate as text": (numbers(learningRate="1e-4"), ["spec.hyperparameters.learningRate", "number"]),
+    "a batch as text": (numbers(trainBatchSize="8"), ["spec.hyperparameters.trainBatchSize", "integer"]),
+    "a batch as a boolean": (numbers(trainBatchSize=True), ["spec.hyperparameters.trainBatchSize", "integer"]),
+    "a batch and a half": (numbers(trainBatchSize=1.5), ["spec.hyperparameters.trainBatchSize", "integer"]),
+    "an unknown scheduler": (numbers(scheduler="fast"), ["spec.hyperparameters.scheduler", *Scheduler]),
+    "epochs 0": (numbers(epochs=0), ["hyperparameters.epochs", "above 0"]),
+    "epochs -1": (numbers(epochs=-1), ["hyperparameters.epochs", "0"]),
+    "epochs 1001": (numbers(epochs=1001), ["hyperparameters.epochs", "1000"]),
+    "batch 0": (numbers(trainBatchSize=0), ["hyperparameters.trainBatchSize", "1"]),
+    "learning rate 0": (numbers(learningRate=0), ["hyperparameters.learningRate", "greater than 0"]),
+    "both warmups": (numbers(warmupRatio=0.1, warmupSteps=10), ["warmupRatio and warmupSteps", "at most 1"]),
+    "both warmups, both 0": (numbers(warmupRatio=0, warmupSteps=0), ["warmupRatio and warmupSteps", "at most 1"]),
+    "a warmup with constant": (numbers(warmupSteps=5, scheduler="constant"), ["warmupSteps", "constant"]),
+    "a warmup ratio of 1": (numbers(warmupRatio=1), ["warmupRatio", "less than 1"]),
+    # Rules over several fields.
+    "evalSteps without dev rows": (numbers(evalSteps=10), ["hyperparameters.evalSteps", "split.devPercentage"]),
+    "a plateau without dev rows": (numbers(scheduler="reduce_lr_on_plateau"), ["reduce_lr_on_plateau", "dev rows"]),
+    "quantization without lora": ({"method": {"type": "full", "quantization": "nf4"}}, ["method.quantization", "lora"]),
+    "adapters of a full run": ({"method": {"type": "full", "lora": {}}}, ["method.lora", "method.type lora"]),
+    "a merged full run": (
+        {"method": {"type": "full"}, "output": {"uri": "s3://out/models", "artifact": "merged"}},
+        ["output.artifact", "method.type lora"],
+    ),
+    "a temperature without sampling": ({"generation": {"temperature": 0.5}}, ["generation.temperature", "doSample"]),
+    "no base model": ({"model": {}}, ["model", "exactly 1 of uri and finetuneRef"]),
+    "two base models": (
+        {"model": {"uri": "s3://models/base", "finetuneRef": {"name": "earlier"}}},
+        ["model", "exactly 1 of uri and finetuneRef"],
+    ),
+    "a revision of an S3 model": (
+        {"model": {"uri": "s3://models/base", "revision": "main"}},
+        ["model.revision", "hf:"],
+    ),
+    # Bounds.
+    "an unknown method": ({"method": {"type": "qlora"}}, ["spec.method.type", "lora", "full"]),
+    "rank 0": ({"method": {"lora": {"rank": 0}}}, ["spec.method.lora.rank", "1"]),
+    "dropout 1": ({"method": {"lora": {"dropout": 1}}}, ["lora.dropout", "less than 1"]),
+    "no target modules": (
+        {"method": {"lora": {"targetModules": []}}},
+        ["spec.method.lora.targetModules", "at least 1"],
+    ),
+    "a target module twice": ({"method": {"lora": {"targetModules": ["q", "q"]}}}, ["targetModules", "Duplicate"]),
+    "no datasets": ({"datasets": []}, ["spec.datasets", "at least 1"]),
+    "17 datasets": ({"datasets": [TRAIN | {"name": f"d{n}"} for n in range(17)]}, ["spec.datasets", "16"]),
+    "a dataset name twice": ({"datasets": [TRAIN, TRAIN]}, ["spec.datasets[1]", "Duplicate", "faq"]),
+    "only dev rows": ({"datasets": [DEV]}, ["datasets", "role train"]),
+    "an unknown format": (dataset(format="xml"), ["spec.datasets[0].format", "jsonl"]),
+    "retryLimit 101": ({"retryLimit": 101}, ["spec.retryLimit", "100"]),
+    "two GPUs": ({"trainer": {"gpusPerNode": 2}}, ["spec.trainer.gpusPerNode", "1"]),
+    "memory in words": ({"trainer": {"memory": "much"}}, ["spec.trainer.memory"]),
+    "a misspelt field": ({"metod": {"type": "lora"}}, ["unknown field", "spec.metod"]),
+    # Places that nobody may point at.
+    "a dataset above its bucket": (dataset(uri="s3://data/../x.jsonl"), ["spec.datasets[0].uri", "'..'"]),
+    "a model above its volume": ({"model": {"uri": "pvc://weights/../../etc"}}, ["spec.model.uri", "'..'"]),
+    "an output above its bucket": ({"output": {"uri": "s3://out/.."}}, ["spec.output.uri", "'..'"]),
+    "a dataset in the pod's files": (dataset(uri="file:///etc/passwd"), ["spec.datasets[0].uri"]),
+    "a model in the pod's files": ({"model": {"uri": "file:///etc"}}, ["spec.model.uri"]),
+    "a cloud's metadata": (dataset(uri="http://169.254.169.254/latest"), ["spec.datasets[0].uri"]),
+    "an output elsewhere": ({"output": {"uri": "http://169.254.169.254/x"}}, ["spec.output.uri"]),
+    "an endpoint that is no web address": ({"storage": {"endpoint": "file:///etc"}}, ["spec.storage.endpoint"]),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_it_is_admitted(server: ApiServer, case: str) -> None:
+    body = a_body(**ACCEPTED[case])
+    assert server.create(body)["metadata"]["name"] == "story"
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_with_field_and_limit(server: ApiServer, case: str) -> None:
+    spec, words = REFUSED[case]
+    message = refusal(server, spec)
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize("missing", ["model", "datasets", "output"])
+def test_what_is_required_is_missed_by_name(server: ApiServer, missing: str) -> None:
+    body = a_body()
+    del body["spec"][missing]
+    with pytest.raises(Refusal, match=rf"spec\.{missing}: Required value"):
+        server.create(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("a" * 41, "at most 40 characters"), ("1st", "start with a letter"), ("a.b", "hold only a-z")]
+)
+def test_a_name_that_makes_no_job_name_is_refused(server: ApiServer, name: str, word: str) -> None:
+    assert word in refusal(server, {}, name)
+
+
+def test_the_longest_name_is_admitted(server: ApiServer) -> None:
+    assert server.create(a_body("a" * 40))["metadata"]["name"] == "a" * 40
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "nothing given": {},
+    "parts given": {"method": {"lora": {"rank": 4}}, "trainer": {"gpusPerNode": 0}} | numbers(epochs=1) | split(80, 20),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_the_api_server_fills_in_the_defaults_that_the_types_have(server: ApiServer, case: str) -> None:
+    body = a_body(**PARTS[case])
+    admitted = server.create(body)["spec"]
+    assert without_empty(admitted) == without_empty(FinetuneSpec.model_validate(body["spec"]).to_json())
+
+
+def without_empty(value: Any) -> Any:
+    """The value without empty maps and lists, which mean the same as absent ones."""
+    if isinstance(value, list):
+        return [without_empty(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: without_empty(item) for key, item in value.items() if item not in ({}, [])}
+
+
+def test_a_fresh_finetune_says_that_nobody_has_looked_yet(server: ApiServer) -> None:
+    boast = {"status": {"observedGeneration": 1, "phase": "Succeeded"}}
+    assert server.create(a_body() | boast)["status"] == {"observedGeneration": -1}

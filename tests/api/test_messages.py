@@ -1,0 +1,107 @@
+"""The contract between operator and trainer: messages fit, parse, and say the same on both sides."""
+
+import json
+from typing import Any
+
+import pytest
+from finetune_api.failures import POLICIES, Next
+from finetune_api.names import MAX_NAME_LENGTH, TERMINATION_MESSAGE_BYTES, Exit, FailureClass, Stage
+from finetune_api.resource import FinetuneSpec, parse_finetune
+from finetune_api.run import ProgressReport, RunResult, RunSpec
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.builders import a_body, a_finetune
+
+ANY_TEXT = st.text(max_size=2048)
+LONG_TEXT = st.builds(lambda unit, times: (unit * times)[:2048], st.text(min_size=1, max_size=4), st.just(2048))
+COUNTS = st.integers(min_value=0, max_value=2**63)
+
+
+def failures(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
+    kinds = st.sampled_from([kind.value for kind in FailureClass])
+    remedies = text.map(lambda long: long[:300])
+    return st.fixed_dictionaries({"class": kinds, "reason": st.just("Why"), "message": text, "remedy": remedies})
+
+
+def results(text: st.SearchStrategy[str]) -> st.SearchStrategy[RunResult]:
+    warnings = st.lists(text.map(lambda long: long[:1024]), max_size=8)
+    data = st.fixed_dictionaries({"tokens": COUNTS, "maxLength": COUNTS, "warnings": warnings})
+    whole = st.fixed_dictionaries({"stage": st.sampled_from(list(Stage)), "failure": failures(text), "data": data})
+    return whole.map(RunResult.model_validate)
+
+
+@given(results(ANY_TEXT | LONG_TEXT))
+def test_a_result_of_any_text_fits_and_parses(result: RunResult) -> None:
+    message = result.to_message()
+    assert len(message.encode()) <= TERMINATION_MESSAGE_BYTES
+    read = RunResult.model_validate_json(message)
+    assert read.stage is result.stage
+    assert read.failure is not None
+    assert result.failure is not None
+    assert (read.failure.failure_class, read.failure.reason) == (result.failure.failure_class, result.failure.reason)
+
+
+@given(results(st.text(max_size=60)))
+def test_a_result_that_fits_is_not_cut(result: RunResult) -> None:
+    assert RunResult.model_validate_json(result.to_message()) == result
+
+
+def test_the_message_is_one_line() -> None:
+    failure = {"class": "InvalidData", "reason": "Broken", "message": "line 1\nline 2"}
+    assert "\n" not in RunResult.model_validate({"stage": "prepare", "failure": failure}).to_message()
+
+
+def test_warnings_are_cut_before_what_failed() -> None:
+    failure = {"class": "InvalidData", "reason": "Broken", "message": "x" * 1500}
+    result = RunResult.model_validate(
+        {"stage": "prepare", "failure": failure, "data": {"warnings": [f"{n}" * 1000 for n in range(4)]}}
+    )
+    read = RunResult.model_validate_json(result.to_message())
+    assert read.failure == result.failure
+    assert read.data is not None
+    assert len(read.data.warnings) == 2
+
+
+def test_a_result_without_text_to_cut_says_so() -> None:
+    with pytest.raises(ValueError, match="longer than the limit"):
+        RunResult(stage=Stage.TRAIN).to_message(limit=5)
+
+
+@pytest.mark.parametrize("message", [RunSpec, RunResult, ProgressReport])
+def test_a_message_with_an_unknown_field_is_refused(message: type[RunSpec | RunResult | ProgressReport]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        message.model_validate({"unheardOf": 1})
+
+
+def test_a_finetune_survives_reading_and_writing() -> None:
+    finetune = a_finetune(hyperparameters={"learningRate": 1e-4, "warmupRatio": 0.03}, method={"lora": {"rank": 4}})
+    assert parse_finetune(finetune.to_json()) == finetune
+
+
+def test_json_written_and_read_keeps_every_number() -> None:
+    spec = FinetuneSpec.model_validate(a_body(hyperparameters={"learningRate": 0.1 + 0.2})["spec"])
+    assert FinetuneSpec.model_validate(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_fields_of_a_later_release_do_not_stop_the_operator() -> None:
+    assert a_finetune(budget={"limit": "5.00"}).spec == a_finetune().spec
+
+
+def test_the_longest_name_leaves_room_for_what_children_add() -> None:
+    added = f"-{'0' * 8}-{Stage.PREPARE}-9999"
+    assert MAX_NAME_LENGTH + len(added) <= 63
+
+
+def test_every_failure_class_has_a_policy_and_a_remedy() -> None:
+    assert set(POLICIES) == set(FailureClass)
+    assert [kind for kind, policy in POLICIES.items() if not policy.remedy] == []
+
+
+def test_exit_codes_that_lost_their_message_still_say_whether_to_go_on() -> None:
+    next_by_code = {policy.exit_code: policy.next for policy in POLICIES.values() if policy.exit_code}
+    assert next_by_code[Exit.INFRASTRUCTURE] is Next.RETRY
+    assert next_by_code[Exit.USER_ERROR] is Next.FAIL
+    assert next_by_code[Exit.TERMINATED] is Next.RESTART
+    assert set(next_by_code) == set(Exit) - {Exit.OK}
