@@ -1,0 +1,150 @@
+"""Whole runs with real pods and a real S3: what a user applies, and what they are left with."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.installed import BUCKET, NAMESPACE, ROWS, Product, a_run
+
+pytestmark = pytest.mark.cluster
+
+RUNS: dict[str, dict[str, Any]] = {
+    "straight": {},
+    "full": {"method": {"type": "full"}, "datasets": [{"name": "rows", "uri": "configmap://rows/rows.jsonl"}]},
+    "broken-data": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/broken.jsonl"}]},
+    "no-file": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/nowhere.jsonl"}]},
+    "no-model": {"model": {"uri": f"s3://{BUCKET}/nothing"}},
+    "wrong-keys": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "wrong"}}},
+    "no-secret": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "absent"}}},
+    "no-s3": {"storage": {"endpoint": "http://s3.s3.svc:9", "credentialsSecretRef": {"name": "s3"}}},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(product: Product) -> Product:
+    """Every run of this module, applied at once: their pods start while the first tests wait."""
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    meta = {"name": "rows", "namespace": NAMESPACE}
+    product.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"rows.jsonl": text}})
+    for name, spec in RUNS.items():
+        product.kubectl.apply(a_run(name, **spec))
+    return product
+
+
+def test_a_run_ends_with_a_tested_artifact_in_s3(runs: Product) -> None:
+    status = runs.ended("straight")
+    assert status["phase"] == "Succeeded", runs.story("straight")
+    manifest = runs.read_json(status["artifact"]["manifestUri"])
+    assert len(manifest["files"]) == status["artifact"]["files"]
+    for file in manifest["files"]:
+        key = f"{status['artifact']['uri'].removeprefix(f's3://{BUCKET}/').rstrip('/')}/{file['path']}"
+        content = runs.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"]), file["path"]
+    assert status["evaluation"]["perplexity"]["tuned"] < status["evaluation"]["perplexity"]["base"]
+    assert status["progress"]["percent"] == 100
+    assert (
+        status["data"]["rows"]["train"] + status["data"]["rows"]["dev"] + status["data"]["dropped"]["duplicate"] == 24
+    )
+
+
+def test_the_progress_of_a_run_is_told_while_it_runs(runs: Product) -> None:
+    status = runs.ended("straight")
+    assert [row["step"] for row in status["history"]] == sorted({row["step"] for row in status["history"]})
+    assert any("trainingLoss" in row for row in status["history"])
+    assert status["effectiveHyperparameters"]["learningRate"] == 0.01
+    assert status["resolved"]["trainableParameters"] < status["resolved"]["parameters"]
+
+
+def test_the_published_adapter_answers_as_the_run_said_it_would(runs: Product, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    status = runs.ended("straight")
+    prefix = status["artifact"]["uri"].removeprefix(f"s3://{BUCKET}/").rstrip("/") + "/"
+    for folder, start in {"artifact": prefix, "base": "base/"}.items():
+        (tmp_path / folder).mkdir()
+        for item in runs.s3.list_objects_v2(Bucket=BUCKET, Prefix=start)["Contents"]:
+            runs.s3.download_file(BUCKET, item["Key"], str(tmp_path / folder / item["Key"].rpartition("/")[2]))
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, tmp_path / "artifact")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "artifact")
+    samples = [json.loads(line) for line in (tmp_path / "artifact" / "samples.jsonl").read_text().splitlines()]
+    assert samples
+    for sample in samples:
+        ids = tokenizer(sample["prompt"], return_tensors="pt")
+        out = model.generate(**ids, max_new_tokens=8, do_sample=False)
+        text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert text == sample["tuned"]
+
+
+def test_a_full_run_on_rows_from_a_configmap_publishes_the_whole_model(runs: Product) -> None:
+    status = runs.ended("full")
+    assert status["phase"] == "Succeeded", runs.story("full")
+    assert status["artifact"]["format"] == "model"
+    assert status["resolved"]["trainableParameters"] == status["resolved"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("broken-data", "InvalidData", ["rows", "broken.jsonl", "line 3"]),
+        ("no-file", "InvalidData", ["rows", f"s3://{BUCKET}/nowhere.jsonl"]),
+        ("no-model", "InvalidConfig", [f"s3://{BUCKET}/nothing"]),
+        ("wrong-keys", "AccessDenied", ["s3://"]),
+        ("no-secret", "AccessDenied", ["Secret e2e/absent", "AWS_ACCESS_KEY_ID"]),
+    ],
+)
+def test_a_users_mistake_is_named_before_a_gpu_is_asked_for(
+    runs: Product, name: str, kind: str, words: list[str]
+) -> None:
+    status = runs.ended(name)
+    failure = status["failure"]
+    assert (status["phase"], failure["class"]) == ("Failed", kind), runs.story(name)
+    assert all(word in failure["message"] for word in words), failure["message"]
+    assert "\n" not in failure["message"]
+    assert failure["remedy"]
+    _nothing_is_left(runs, name)
+
+
+def test_an_s3_that_does_not_answer_holds_the_run_with_its_address(runs: Product) -> None:
+    status = runs.ended("no-s3")
+    assert (status["phase"], status["failure"]["class"]) == ("Suspended", "Infrastructure"), runs.story("no-s3")
+    assert "http://s3.s3.svc:9" in status["failure"]["message"]
+    _nothing_is_left(runs, "no-s3")
+
+
+def _nothing_is_left(runs: Product, name: str) -> None:
+    selector = f"finetune-operator.io/name={name}"
+    jobs = runs.kubectl.get("jobs", "-n", NAMESPACE, "-l", selector)["items"]
+    assert [job["metadata"]["labels"]["finetune-operator.io/stage"] for job in jobs] == ["prepare"]
+    pods = runs.kubectl.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
+    assert [pod["status"]["phase"] for pod in pods] == ["Failed"]
+    keys = runs.keys_of(name)
+    assert not [key for key in keys if key.endswith("/manifest.json") or "/artifacts/" in key]
+
+
+def test_deleting_a_run_in_the_middle_of_training_leaves_no_pod_and_no_artifact(product: Product) -> None:
+    product.kubectl.apply(a_run("deleted", hyperparameters={"maxSteps": 1_000_000, "loggingSteps": 1}))
+
+    def trains() -> bool:
+        return bool(product.finetune("deleted")["status"].get("progress", {}).get("step", 0) > 0)
+
+    product.eventually(trains, 300, lambda: product.story("deleted"))
+    product.kubectl("delete", "finetune", "deleted", "-n", NAMESPACE, "--timeout=60s")
+    selector = "finetune-operator.io/name=deleted"
+
+    def gone() -> bool:
+        return not product.kubectl.get("jobs,pods,configmaps", "-n", NAMESPACE, "-l", selector)["items"]
+
+    product.eventually(gone, 60)
+    assert not [key for key in product.keys_of("deleted") if "/artifacts/" in key or key.endswith("manifest.json")]
+
+
+def test_the_operator_stays_small_and_has_no_right_to_read_secrets(product: Product) -> None:
+    account = "system:serviceaccount:finetune-operator:finetune-operator"
+    answer = product.kubectl("auth", "can-i", "--list", f"--as={account}", "-n", NAMESPACE)
+    assert not [line for line in answer.splitlines() if line.startswith("secrets")]
