@@ -79,7 +79,13 @@ def _build(folder: Path) -> None:
 def _compile(go: Path, package: str, target: Path) -> None:
     command = [str(go), "build", "-v", *FLAGS, "-o", str(target), package]
     # GOWORK and GOFLAGS of the user's own would change what is built.
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
+    environment = {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOWORK": "off",
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "-buildvcs=false",
+    }
     print(f"Building {target.name} from its Go modules; kept in {target.parent.parent}.", file=sys.stderr, flush=True)
     with subprocess.Popen(
         command, cwd=MODULE, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -23,6 +23,9 @@ COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
               "kube-proxy", "coredns")  # fmt: skip
 """Every process of a running cluster, in the order of their start."""
 
+SOCKET_CHARACTERS = 101
+"""107, less containerd's own suffix `.ttrpc`. Source: unix(7), sun_path."""
+
 FRESH = ("etcd", "kubelet", "pod-logs")
 """The folders that each `up` starts without."""
 
@@ -70,19 +73,29 @@ def up(*, install: bool = False) -> Cluster:
     """
     require_root()
     require_packages(NODE, install=install)
-    binaries = built_binaries()
     state = cluster_state()
+    _require_short_path(state)
+    binaries = built_binaries()
     with locked(lock_file(), "`up` or `down`"):
         cluster = Cluster(state, binaries)
         if is_up() and _runs(binaries, state):
             return cluster
         _clear(state)
+        network.refuse_strangers()
         try:
             _start(cluster)
         except BaseException:
             _clear(state)  # Half a cluster is of no use, and its processes would outlive us.
             raise
     return cluster
+
+
+def _require_short_path(state: State) -> None:
+    if len(str(state.containerd_socket)) > SOCKET_CHARACTERS:
+        raise ClusterProblem(
+            f"{state.containerd_socket} is longer than {SOCKET_CHARACTERS} characters, which no socket's name may be: "
+            "set XDG_CACHE_HOME to a shorter folder."
+        )
 
 
 def down(*, purge: bool = False) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,12 @@ class IsolatedCluster:
 
     def inside(self, *command: str, stdin: str | None = None) -> str:
         """Runs a program in the network namespace; its output. Raises AssertionError with what it said on failure."""
-        done = subprocess.run(
+        done = self._run(command, stdin)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def _run(self, command: Sequence[str], stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["nsenter", f"--net=/run/netns/{self.namespace}", *command],
             input=stdin,
             cwd=PROJECT,
@@ -40,8 +45,12 @@ class IsolatedCluster:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+
+    def complaint(self, *arguments: str) -> str:
+        """What `python -m tests.cluster ...` says when it must fail."""
+        done = self._run([sys.executable, "-m", "tests.cluster", *arguments])
+        assert done.returncode == 1, f"{arguments} ended with {done.returncode}: {done.stdout}"
+        return done.stderr
 
     def cluster(self, *arguments: str, stdin: str | None = None) -> str:
         """`python -m tests.cluster ...` inside."""

@@ -86,6 +86,17 @@ def test_up_works_after_everything_was_killed(isolated: IsolatedCluster) -> None
     assert "hello from the web pod" in run_the_job(isolated)
 
 
+def test_an_interface_of_somebody_else_is_left_alone(isolated: IsolatedCluster) -> None:
+    isolated.cluster("down")
+    isolated.inside("ip", "link", "add", "finetune0", "type", "bridge")
+    try:
+        assert "The interface finetune0 belongs to another local cluster" in isolated.complaint("up")
+        isolated.cluster("down")
+        assert "finetune0" in isolated.interfaces()
+    finally:
+        isolated.inside("ip", "link", "delete", "finetune0")
+
+
 def test_an_image_outlives_down(isolated: IsolatedCluster) -> None:
     isolated.cluster("up")
     before = containers.ctr(isolated.state, "images", "ls", "--quiet")
