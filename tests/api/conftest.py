@@ -3,7 +3,7 @@
 import json
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ Body = dict[str, Any]
 
 NAMESPACE = "team-a"
 ESTABLISHED_SECONDS = 30
+APPLY = "?fieldValidation=Strict&fieldManager=test&force=true"
 
 
 class Refusal(Exception):
@@ -43,9 +44,7 @@ class ApiServer(NamedTuple):
 
     def write_status(self, body: Body, status: Body) -> Body:
         """The stored object with this status, as the operator writes it. Raises Refusal."""
-        path = (
-            f"{self._path(body)}/{body['metadata']['name']}/status?fieldValidation=Strict&fieldManager=test&force=true"
-        )
+        path = f"{self._path(body)}/{body['metadata']['name']}/status{APPLY}"
         whole = {"apiVersion": self._api, "kind": names.KIND, "metadata": {"name": body["metadata"]["name"]}}
         return self._send("PATCH", path, whole | {"status": status}, "application/apply-patch+yaml")
 
@@ -56,8 +55,7 @@ class ApiServer(NamedTuple):
     def install(self, crd: Body) -> None:
         """Create or replace a CRD and wait until its objects can be listed. Raises Refusal."""
         crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        query = "?fieldValidation=Strict&fieldManager=test&force=true"
-        self._send("PATCH", f"{crds}/{crd['metadata']['name']}{query}", crd, "application/apply-patch+yaml")
+        self._send("PATCH", f"{crds}/{crd['metadata']['name']}{APPLY}", crd, "application/apply-patch+yaml")
         wait_until(lambda: self.api.find(f"/apis/{self._api}/{names.PLURAL}") is not None)
 
     @property
@@ -91,11 +89,11 @@ def administrator(light: LightCluster) -> Api:
 
 
 @pytest.fixture(scope="session")
-def server(light_cluster: LightCluster) -> Iterator[ApiServer]:
+def server(light_cluster: LightCluster) -> ApiServer:
     """The API server with the CRD and a namespace."""
     server = ApiServer(administrator(light_cluster))
     server.install(custom_resource_definition())
     if server.api.find(f"/api/v1/namespaces/{NAMESPACE}") is None:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         server.api.request("/api/v1/namespaces", method="POST", body=namespace, content_type="application/json")
-    yield server
+    return server

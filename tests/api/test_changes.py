@@ -60,13 +60,13 @@ def test_every_field_is_tried() -> None:
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_field_that_trains_is_immutable(server: ApiServer, stored: Body, field: str) -> None:
-    with pytest.raises(Refusal, match=f"spec.{field} is immutable .*create another Finetune"):
+    with pytest.raises(Refusal, match=rf"spec\.{field} is immutable .*create another Finetune"):
         server.change(stored, {field: CHANGES[field]})
 
 
 def test_what_was_set_cannot_be_unset(server: ApiServer) -> None:
     body = server.create(a_body("set", promptTemplate="<<question>>"), store=True)
-    with pytest.raises(Refusal, match="spec.promptTemplate is immutable"):
+    with pytest.raises(Refusal, match=r"spec\.promptTemplate is immutable"):
         server.change(body, {"promptTemplate": None})
     server.delete(body)
 

@@ -30,8 +30,22 @@ def nodes(path: str, schema: dict[str, Any]) -> Iterator[Node]:
 
 WHOLE = object_schema()["properties"]
 SPEC, STATUS = list(nodes("spec", WHOLE["spec"])), list(nodes("status", WHOLE["status"]))
-REFUSED_WORDS = ("$ref", "$defs", "title", "const", "exclusiveMinimum", "exclusiveMaximum", "discriminator", "oneOf")
-REFUSED_WORDS += ("uniqueItems", "prefixItems", "propertyNames", "minProperties", "definitions", "examples")
+REFUSED_WORDS = [
+    "$ref",
+    "$defs",
+    "definitions",
+    "title",
+    "examples",
+    "const",
+    "discriminator",
+    "oneOf",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "uniqueItems",
+    "prefixItems",
+    "propertyNames",
+    "minProperties",
+]
 
 
 def paths(found: Iterator[Node]) -> list[str]:
@@ -85,7 +99,7 @@ def test_every_default_lies_within_its_bounds() -> None:
 
 def test_every_field_that_a_user_sets_is_explained() -> None:
     named = (node for node in SPEC if not node.path.endswith(("[]", "{}")))
-    assert paths(node for node in named if not node.schema.get("description")) == ["spec"]
+    assert paths(node for node in named if not node.schema.get("description")) == []
 
 
 def test_every_rule_says_in_words_what_is_wrong() -> None:
