@@ -127,17 +127,20 @@ def build(names: Iterable[str] = NAMES) -> dict[str, Image]:
     if missing:
         require_root()
         with locked(cache_root() / "images.lock", "building images", seconds=3600):
+            for image in images.values():
+                _record(image)
             for image in missing:
                 print(f"Building {image.reference}", flush=True)
                 base = [build_base(cache)] if image.base else []
                 cache.build(list(image.layers), base, image.context)
+            cache.prune(_recorded())
     return images
 
 
 def build_and_load(cluster: HasContainerd, names: Sequence[str] = NAMES) -> dict[str, str]:
     """Builds and loads these images as far as they are not there; name -> reference to write into a manifest.
 
-    Older images of the same names go, from containerd and from the disk. Safe from several processes at once.
+    Earlier builds of the same names go, from containerd and from the disk. Safe from several processes at once.
     """
     images = {name: planned_image(name) for name in names}
     store = ImageStore(cluster.containerd_socket)
@@ -147,7 +150,6 @@ def build_and_load(cluster: HasContainerd, names: Sequence[str] = NAMES) -> dict
         with locked(cache_root() / "images-load.lock", "loading images"):
             for image in images.values():
                 _load(store, image)
-        _prune()
     return {name: image.reference for name, image in images.items()}
 
 
@@ -159,14 +161,34 @@ def _load(store: ImageStore, image: Image) -> None:
     cache = layer_cache()
     folders = tuple(cache.folder(digest) for digest in image.digests)
     store.adopt(image.reference, _manifest(image, cache), image.config, folders)
-    store.remove({reference for reference in loaded if reference.startswith(f"localhost/{image.name}:")})
+    store.remove(superseded(image.name, loaded))
     print(f"Loaded {image.reference} ({time.monotonic() - started:.1f} s)", flush=True)
 
 
-def _prune() -> None:
-    """Removes the layers that no image of the present sources has."""
-    with locked(cache_root() / "images.lock", "building images", seconds=3600):
-        layer_cache().prune({digest for name in NAMES for digest in planned_image(name).digests})
+def superseded(name: str, loaded: set[str]) -> set[str]:
+    """Of the loaded references those of an image's earlier builds, with the second name that Kubernetes gives each."""
+    tags = [reference.rpartition(":")[2] for reference in loaded if reference.startswith(f"localhost/{name}:")]
+    return {
+        reference
+        for reference in loaded
+        if any(reference == f"localhost/{name}:{tag}" or reference.startswith(f"sha256:{tag}") for tag in tags)
+    }
+
+
+def _record(image: Image) -> None:
+    """Writes down the layers of the image's last build; before it, so that what a failed build made is kept."""
+    record = _records() / image.name
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("\n".join(image.digests))
+
+
+def _recorded() -> set[str]:
+    """The layers of every image's last build."""
+    return {digest for file in _records().iterdir() for digest in file.read_text().split()}
+
+
+def _records() -> Path:
+    return cache_root() / "images" / "built"
 
 
 def main(arguments: Sequence[str]) -> int:
