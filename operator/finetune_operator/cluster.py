@@ -198,12 +198,12 @@ class Cluster:
         return _checked(method, path, response.status, response.data)
 
 
-async def connect() -> Cluster:
-    """The cluster this pod runs in; outside of a pod the one of the current kubeconfig."""
+async def connect(kubeconfig: str | None = None) -> Cluster:
+    """The cluster this pod runs in; outside of a pod that of `kubeconfig`, or of the environment's kubeconfig."""
     try:
         config.load_incluster_config()
     except ConfigException:
-        await config.load_kube_config()
+        await config.load_kube_config(kubeconfig)
     return Cluster(ApiClient())
 
 

@@ -241,7 +241,7 @@ def _prepared(run: Run, result: RunResult) -> Step:
 
 def _trained(run: Run, result: RunResult) -> Step:
     for kind, reason, message in stages.outcomes(result):
-        value = TRUE if kind is not ConditionType.EVALUATED or result.evaluation else FALSE
+        value = TRUE if kind is not ConditionType.EVALUATED or stages.is_measured(result) else FALSE
         run = replace(run, status=run.status.model_copy(update={"conditions": _set(run, kind, value, reason, message)}))
     status = run.status.model_copy(
         update={

@@ -86,7 +86,7 @@ def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, str, str]]:
     """Condition, reason and message of each thing that a train stage brings about."""
     steps = result.progress.step if result.progress else 0
     yield ConditionType.TRAINED, "StepsDone", f"{steps} optimizer steps are done"
-    if result.evaluation:
+    if is_measured(result):
         yield ConditionType.EVALUATED, "Compared", "base and tuned model were measured on the same rows"
     else:
         yield (
@@ -97,6 +97,12 @@ def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, str, str]]:
     if result.artifact:
         message = f"{result.artifact.files} files, {result.artifact.bytes} bytes"
         yield ConditionType.ARTIFACT_PUBLISHED, "ManifestWritten", message
+
+
+def is_measured(result: RunResult) -> bool:
+    """True when base and tuned model were compared by at least one metric."""
+    evaluation = result.evaluation
+    return evaluation is not None and bool(evaluation.perplexity or evaluation.exact_match)
 
 
 def final_progress(status: FinetuneStatus, result: RunResult) -> Progress | None:
