@@ -95,7 +95,7 @@ def _read_jsonl(file: BinaryIO) -> Iterator[Row | RowError]:
 
 def _parsed_line(line: str, number: int) -> Row | RowError:
     try:
-        return Row(number, _as_object(_DECODER.decode(line)))
+        return Row(number, _as_object(_DECODER.decode(line.rstrip("\r\n"))))
     except json.JSONDecodeError as error:
         return RowError(f"the line is not JSON: {error.msg} at character {error.pos + 1}", line=number)
     except RowError as problem:

@@ -1,0 +1,171 @@
+"""`python -m finetune_trainer prepare|train --run FILE`: read the order, run the stage, write the result, exit.
+
+The exit code says what kind of failure it was, should the result be lost. The environment is read here alone.
+"""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from finetune_api.failures import POLICIES
+from finetune_api.names import ENV_LOG_FORMAT, ENV_WRITER_ID, Exit, FailureClass, Stage
+from finetune_api.run import RunResult, RunSpec
+from finetune_api.status import Failure
+from pydantic import ValidationError
+
+from finetune_trainer.errors import RunError, Termination, one_line
+from finetune_trainer.log import Log
+from finetune_trainer.report import Reporter
+from finetune_trainer.store import open_store
+
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    parsed = _parser().parse_args(arguments)
+    log = Log(as_json=os.environ.get(ENV_LOG_FORMAT, "").lower() == "json")
+    try:
+        if parsed.command == "reload":
+            return _reload(Path(parsed.check))
+        return run_stage(Stage(parsed.command), read_run(Path(parsed.run)), log)
+    except RunError as error:
+        log.warn(f"{error} {error.remedy}")
+        return _exit_code(error.failure())
+
+
+def read_run(path: Path) -> RunSpec:
+    """The order in a file. Raises RunError (InvalidConfig) with the first thing that is wrong in it."""
+    try:
+        return RunSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise _bad_run(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise _bad_run(f"{path}: {where}: {first['msg']}{more}") from error
+
+
+def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
+    """Run a stage, and tell its result to whoever asked: the result file, and the operator."""
+    with Reporter(spec, stage, log) as report:
+        result, code = _outcome(stage, lambda: _work(stage, spec, report), log)
+        _write_result(spec, result)
+        report.finish(result, **({"tries": 1} if code == Exit.TERMINATED else {}))
+    return code
+
+
+def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
+    """Import late: prepare needs little of what train needs, and a bad run file needs nothing."""
+    store = open_store(spec.output_uri, spec.storage)
+    if stage is Stage.PREPARE:
+        from finetune_trainer.prepare import prepare
+
+        return prepare(spec, store, report.say)
+    from finetune_trainer.train import train
+
+    quiet_libraries()
+    writer = os.environ.get(ENV_WRITER_ID) or uuid.uuid4().hex
+    return train(spec, store, writer, report)
+
+
+def _outcome(stage: Stage, work: Callable[[], RunResult], log: Log) -> tuple[RunResult, int]:
+    """What came of it: the one place where an exception becomes a failure."""
+    try:
+        return work(), Exit.OK
+    except Termination:
+        failure = _failure(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)")
+    except RunError as error:
+        failure = error.failure()
+    except Exception as error:  # noqa: BLE001 (whatever else it is must be told to the operator)
+        failure = unexpected_failure(error)
+        log.unexpected(error)
+    log.warn(f"{failure.reason}: {failure.message} {failure.remedy}")
+    return RunResult(stage=stage, failure=failure), _exit_code(failure)
+
+
+def unexpected_failure(error: Exception) -> Failure:
+    """The failure that an exception of a library means."""
+    if _is_gpu_out_of_memory(error):
+        return _failure(FailureClass.GPU_OUT_OF_MEMORY, "GpuOutOfMemory", f"the GPU has no memory left: {error}")
+    if isinstance(error, MemoryError):
+        return _failure(FailureClass.HOST_OUT_OF_MEMORY, "HostOutOfMemory", "the pod has no memory left")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _failure(FailureClass.DISK_FULL, "DiskFull", f"no space left on the pod's disk: {error.filename or ''}")
+    return _failure(FailureClass.INFRASTRUCTURE, "UnexpectedError", f"{type(error).__name__}: {error}")
+
+
+def quiet_libraries() -> None:
+    """Libraries keep quiet: the log is ours, and their advice is about Python code that a user does not see."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+
+
+def _reload(path: Path) -> int:
+    from finetune_trainer.reload import ReloadCheck, run_check
+
+    quiet_libraries()
+    print(run_check(ReloadCheck.model_validate_json(path.read_bytes())))
+    return Exit.OK
+
+
+def _write_result(spec: RunSpec, result: RunResult) -> None:
+    message = result.to_message()
+    if spec.result_file is None:
+        print(message, flush=True)
+    else:
+        Path(spec.result_file).write_text(message, encoding="utf-8")
+
+
+def _is_gpu_out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+
+
+def _failure(failure_class: FailureClass, reason: str, message: str) -> Failure:
+    return RunError(failure_class, reason, one_line(message)).failure()
+
+
+def _exit_code(failure: Failure) -> int:
+    code = POLICIES[failure.failure_class].exit_code
+    return Exit.INFRASTRUCTURE if code is None else code
+
+
+def _bad_run(message: str) -> RunError:
+    remedy = "Write it as finetune_api.run.RunSpec says."
+    return RunError(FailureClass.INVALID_CONFIG, "RunFileInvalid", message, remedy)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM becomes an exception in the main thread, so that every `with` and `finally` runs."""
+    raise Termination
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m finetune_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for stage in Stage:
+        command = commands.add_parser(stage.value, help=f"run the {stage.value} stage")
+        command.add_argument("--run", required=True, metavar="FILE", help="the order, run.json")
+    reload = commands.add_parser("reload", help="compare a written artifact with what was trained")
+    reload.add_argument("--check", required=True, metavar="FILE", help="what to load and to find")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""LoRA adapters on a model: which modules, and how they are attached. Source: Hu et al. 2021, arXiv 2106.09685."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from finetune_api.names import FailureClass
+from finetune_api.resource import Lora
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from finetune_trainer.errors import RunError, quoted
+
+ALL_LINEAR = "all-linear"
+REGEX_PREFIX = "regex:"
+
+
+def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """The model with a fresh adapter, fp32; its start depends on `seed` alone. The base is frozen.
+
+    Raises RunError (InvalidConfig): TargetModulesNotFound, TargetModulesInvalid.
+    """
+    targets = resolve_targets(model, lora.target_modules)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
+        task_type=TaskType.CAUSAL_LM,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    torch.manual_seed(seed)
+    return get_peft_model(model, config)
+
+
+def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
+    """The model with the adapter of `folder`, trained further.
+
+    Raises RunError (InvalidConfig, AdapterMismatch) where `asked` describes another adapter than the one there is.
+    """
+    tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    config = tuned.peft_config["default"]
+    there = (config.r, float(config.lora_alpha))
+    if asked is not None and (asked.rank, float(asked.alpha)) != there:
+        message = (
+            f"method.lora asks for rank {asked.rank} and alpha {asked.alpha:g}, but the adapter to train further has "
+            f"rank {there[0]} and alpha {there[1]:g}"
+        )
+        remedy = "Leave method.lora out, or start from a merged model."
+        raise RunError(FailureClass.INVALID_CONFIG, "AdapterMismatch", message, remedy)
+    return tuned
+
+
+def resolve_targets(model: nn.Module, names: list[str]) -> str | list[str]:
+    """What PEFT is told to adapt: a name matches a whole last part of a module's path, a regex the whole path."""
+    if names == [ALL_LINEAR]:
+        return ALL_LINEAR
+    linear = linear_modules(model)
+    if any(name.startswith(REGEX_PREFIX) for name in names):
+        return _matching(linear, names)
+    missing = [name for name in names if not any(_ends_with(path, name) for path in linear)]
+    if missing:
+        raise _not_found(missing, linear)
+    return names
+
+
+def linear_modules(model: nn.Module) -> list[str]:
+    """Paths of all linear modules."""
+    return [path for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+def _matching(linear: list[str], names: list[str]) -> list[str]:
+    """Paths that the one regex matches. Only linear ones: PEFT would stumble over a container that matches too."""
+    if len(names) > 1:
+        message = f"method.lora.targetModules has {len(names)} entries, but a 'regex:' entry stands alone"
+        raise _invalid(message, "Put the other names into the pattern.")
+    try:
+        pattern = re.compile(names[0].removeprefix(REGEX_PREFIX))
+    except re.error as error:
+        message = f"method.lora.targetModules: '{names[0]}' is not a regular expression: {error}"
+        raise _invalid(message, "Correct the pattern; it must match whole module paths.") from error
+    found = [path for path in linear if pattern.fullmatch(path)]
+    if not found:
+        raise _not_found(names, linear)
+    return found
+
+
+def _ends_with(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _not_found(missing: list[str], linear: Iterable[str]) -> RunError:
+    last_parts = list(dict.fromkeys(path.rpartition(".")[2] for path in linear))
+    message = (
+        f"method.lora.targetModules names {quoted(missing)}, which no linear module of the model matches; "
+        f"there are {quoted(last_parts)}"
+    )
+    return RunError(
+        FailureClass.INVALID_CONFIG, "TargetModulesNotFound", message, "Name modules of the model, or all-linear."
+    )
+
+
+def _invalid(message: str, remedy: str) -> RunError:
+    return RunError(FailureClass.INVALID_CONFIG, "TargetModulesInvalid", message, remedy)

@@ -1,0 +1,81 @@
+"""The artifact's folder on local disk: weights, tokenizer, settings, evaluation, card. safetensors only."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_api.names import LOCK_FILE
+from finetune_api.status import EvaluationStatus
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel
+
+CARD_FILE = "README.md"
+EVALUATION_FILE = "evaluation.json"
+SAMPLES_FILE = "samples.jsonl"
+TRAINING_LOG_FILE = "training_log.jsonl"
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+)
+"""What tokenizers of any family are made of; copied byte for byte, so that ids stay ids."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Papers:
+    """What goes into the artifact beside the weights."""
+
+    lock: Json
+    card: str
+    evaluation: EvaluationStatus
+    samples: list[Json]
+    training_log: list[Json]
+
+
+def write_adapter(model: PeftModel, folder: Path, base_name: str, base_revision: str | None) -> None:
+    """Adapter weights and config, which names the base as loaders should call it."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base_name
+    config.revision = base_revision
+    # Never "auto": that looks the base up on the hub to compare vocabularies.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, generation: GenerationConfig) -> None:
+    """The whole model in `dtype`; its weights are converted in place."""
+    model.generation_config = generation
+    model.to(dtype).save_pretrained(str(folder), safe_serialization=True)
+
+
+def write_papers(folder: Path, base: Path, generation: GenerationConfig, papers: Papers) -> None:
+    """Tokenizer of the base, generation settings, lock file, card, evaluation, samples and training log."""
+    for pattern in TOKENIZER_FILES:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+    generation.save_pretrained(str(folder))
+    _write_json(folder / LOCK_FILE, papers.lock)
+    _write_json(folder / EVALUATION_FILE, papers.evaluation.to_json())
+    _write_lines(folder / SAMPLES_FILE, papers.samples)
+    _write_lines(folder / TRAINING_LOG_FILE, papers.training_log)
+    (folder / CARD_FILE).write_text(papers.card, encoding="utf-8")
+
+
+def _write_json(path: Path, value: Json) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_lines(path: Path, rows: Iterable[Json]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,127 @@
+"""The artifact's model card and lock file: what it is, and everything needed to know where it came from. Pure."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from finetune_api.run import RunSpec
+from finetune_api.status import Comparison, EvaluationStatus
+
+from finetune_trainer.fetch import ModelFiles
+from finetune_trainer.prepared import PreparedIndex
+
+LOCK_VERSION = 1
+PACKAGES = ("finetune-operator", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy")
+
+Json = dict[str, Any]
+
+
+def public_name(files: ModelFiles) -> str:
+    """What loaders should call a model: ORG/NAME for one of the hub, else its URI. Never a path of this machine."""
+    return files.uri.removeprefix("hf://")
+
+
+def lock_file(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str, compute: Json) -> Json:
+    """`run.lock.json`: base and revision, settings in force, templates, data digests and versions."""
+    training = spec.training.to_json()
+    return {
+        "version": LOCK_VERSION,
+        "run": {**spec.identity.to_json(), "attempt": spec.attempt},
+        "format": form,
+        "base": {"uri": files.model.uri, "revision": files.model.revision},
+        "startedFrom": {"uri": files.uri, "revision": files.revision},
+        "quantization": training["method"]["quantization"],
+        "training": training,
+        "trainingSha256": hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest(),
+        "effectiveHyperparameters": index.effective_hyperparameters.to_json(),
+        "resolved": index.resolved.to_json(),
+        "datasets": [dataset.to_json() for dataset in index.datasets],
+        "compute": compute,
+        "card": spec.card,
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def model_card(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str, evaluation: EvaluationStatus) -> str:
+    """README.md: what was trained from what, how much better it is, and how to load it."""
+    identity, data, settings = spec.identity, index.data, index.effective_hyperparameters
+    facts = [
+        ("Base model", f"`{files.model.uri}` at `{files.model.revision}`"),
+        ("Started from", f"`{files.uri}`"),
+        ("Method", f"{spec.training.method.type}, quantization {spec.training.method.quantization}"),
+        ("Format", form),
+        ("Data", ", ".join(f"{dataset.name} ({dataset.rows} rows)" for dataset in index.datasets)),
+        ("Rows", f"{data.rows.train} train, {data.rows.dev} dev, {data.rows.test} test"),
+        ("Steps", f"{settings.total_steps} at a peak rate of {settings.learning_rate:g}"),
+        *sorted((key.capitalize(), text) for key, text in spec.card.items()),
+    ]
+    lines = [
+        _front_matter(spec, files, form),
+        f"# {identity.name}",
+        spec.training.description,
+        _table(("", ""), facts),
+        "## Evaluation",
+        _evaluation_table(evaluation),
+        "## Load it",
+        f"```python\n{_usage(files, form)}\n```",
+        "`run.lock.json` holds every setting, `samples.jsonl` the answers before and after.",
+    ]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _front_matter(spec: RunSpec, files: ModelFiles, form: str) -> str:
+    fields = {
+        "base_model": public_name(files.model) if files.model.uri.startswith("hf://") else None,
+        "library_name": "peft" if form == "adapter" else "transformers",
+        "license": spec.card.get("license"),
+        "pipeline_tag": "text-generation",
+    }
+    # JSON strings are YAML strings too, whatever a user wrote into them.
+    return "---\n" + "\n".join(f"{key}: {json.dumps(text)}" for key, text in fields.items() if text) + "\n---"
+
+
+def _evaluation_table(evaluation: EvaluationStatus) -> str:
+    rows = [
+        (name, _number(found.base), _number(found.tuned))
+        for name, found in (("perplexity", evaluation.perplexity), ("exactMatch", evaluation.exact_match))
+        if isinstance(found, Comparison)
+    ]
+    if not rows:
+        return "Not evaluated."
+    note = f"{evaluation.rows} rows; {evaluation.generated_rows or 0} of them generated."
+    return f"{_table(('metric', 'base', 'tuned'), rows)}\n\n{note}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("--",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _usage(files: ModelFiles, form: str) -> str:
+    if form != "adapter":
+        return 'model = AutoModelForCausalLM.from_pretrained("<this folder>")'
+    name = json.dumps(public_name(files.model))
+    base = f"base = AutoModelForCausalLM.from_pretrained({name})"
+    return f'{base}\nmodel = PeftModel.from_pretrained(base, "<this folder>")'
+
+
+def _versions() -> dict[str, str]:
+    return {package: found for package in PACKAGES if (found := _version(package))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,37 @@
+"""Where and how precisely a run computes: fp32 on CPU, bf16 on a GPU that has it."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from finetune_api.names import FailureClass
+
+from finetune_trainer.errors import RunError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the precision of its matrix products; trained parameters are fp32 everywhere."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Inside, matrix products are computed in `dtype`."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def compute_for(gpus: int, threads: int | None) -> Compute:
+    """The run's GPU, or the CPU with `threads` threads. Raises RunError where a GPU was given and none is seen."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if gpus == 0:
+        return Compute(torch.device("cpu"), torch.float32)
+    if not torch.cuda.is_available():
+        message = f"the run was given {gpus} GPU, but CUDA sees none in this pod"
+        remedy = "Check the node's driver and device plugin, or set trainer.gpusPerNode to 0 to train on CPU."
+        raise RunError(FailureClass.INFRASTRUCTURE, "GpuNotFound", message, remedy)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Compute(torch.device("cuda", 0), torch.bfloat16 if has_bf16 else torch.float32)

@@ -1,0 +1,44 @@
+"""The run's log: one line per event on standard error, as text or as JSON. Nothing secret is ever given to it."""
+
+import json
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import TextIO
+
+from finetune_trainer.errors import one_line
+
+Number = float | int | None
+
+
+class Log:
+    """Writes lines that hold no control characters, whatever a model or a data row put into them."""
+
+    def __init__(self, as_json: bool = False, stream: TextIO | None = None) -> None:
+        self._as_json = as_json
+        self._stream = stream or sys.stderr
+
+    def say(self, message: str, **numbers: Number) -> None:
+        """One line about what is going on, with numbers by name."""
+        self._write("info", message, numbers)
+
+    def warn(self, message: str) -> None:
+        """Something that a user should know, and that stops nothing."""
+        self._write("warning", message, {})
+
+    def unexpected(self, error: BaseException) -> None:
+        """The traceback of a mistake of ours, line by line."""
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            self._write("error", line, {})
+
+    def _write(self, level: str, message: str, numbers: dict[str, Number]) -> None:
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        message = one_line(message) if level != "error" else message.rstrip()
+        known = {name: number for name, number in numbers.items() if number is not None}
+        if self._as_json:
+            line = json.dumps({"time": time, "level": level, "message": message, **known})
+        else:
+            shown = "".join(f" {name} {number:.4g}" for name, number in known.items())
+            prefix = "" if level == "info" else f"{level}: "
+            line = f"{time} {prefix}{message}{shown}"
+        print(line, file=self._stream, flush=True)

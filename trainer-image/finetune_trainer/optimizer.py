@@ -1,0 +1,54 @@
+"""Optimizers over a model's trained parameters, and clipping of their gradients."""
+
+from collections.abc import Iterable
+
+import torch
+from finetune_api.resource import Optimizer
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers.optimization import Adafactor
+
+
+def trained_parameters(model: Module) -> list[Parameter]:
+    """The parameters that training changes."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, object]]:
+    """Parameter groups: matrices decay; biases and norms, which have one dimension, do not."""
+    parameters = list(parameters)
+    groups: list[dict[str, object]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    kind: Optimizer, parameters: Iterable[Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimizer `kind`. Decay is decoupled, but for `adam`, which adds it to the gradient."""
+    groups = decay_groups(parameters, weight_decay)
+    if kind is Optimizer.ADAMW:
+        return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    if kind is Optimizer.ADAM:
+        return torch.optim.Adam(groups, lr=learning_rate, fused=True)
+    if kind is Optimizer.SGD:
+        # Without momentum, decay in the gradient and decoupled decay are the same thing.
+        return torch.optim.SGD(groups, lr=learning_rate, fused=True)
+    adafactor: torch.optim.Optimizer = Adafactor(
+        groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
+    )
+    return adafactor
+
+
+def clip_gradients(parameters: list[Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their common norm is at most `max_norm` (0 = leave them).
+
+    Returns the norm before, as a tensor: reading its value would make the host wait for the device.
+    """
+    norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
+    if max_norm > 0:
+        clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm

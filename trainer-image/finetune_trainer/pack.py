@@ -1,0 +1,94 @@
+"""The rows of one optimizer step as micro-batches: packed end to end, or padded.
+
+Labels never travel as -100: a batch lists the flat positions whose hidden state predicts a supervised id, and these
+ids. So the head runs on those positions alone, and the next-token shift is done here, once.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from finetune_trainer.batch import Batch, RowLayout
+
+
+class Rows(Protocol):
+    """Rows laid end to end: row i is `[offsets[i], offsets[i + 1])`; a row's first id is never supervised."""
+
+    @property
+    def ids(self) -> npt.NDArray[np.int32]: ...
+    @property
+    def supervised(self) -> npt.NDArray[np.bool_]: ...
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]: ...
+
+
+def micro_batches(rows: Rows, chosen: Sequence[int], rows_per_batch: int, packed: bool) -> list[Batch]:
+    """The `chosen` rows in batches of at most `rows_per_batch` rows, like lengths together."""
+    lengths = np.diff(rows.offsets)
+    ordered = sorted(chosen, key=lambda row: -int(lengths[row]))
+    make = packed_batch if packed else padded_batch
+    return [make(rows, ordered[at : at + rows_per_batch]) for at in range(0, len(ordered), rows_per_batch)]
+
+
+def packed_batch(rows: Rows, chosen: Sequence[int]) -> Batch:
+    """The `chosen` rows end to end in one line, longest first as given. No padding, no mask."""
+    parts = [slice(int(rows.offsets[row]), int(rows.offsets[row + 1])) for row in chosen]
+    lengths = tuple(part.stop - part.start for part in parts)
+    ids = np.concatenate([rows.ids[part] for part in parts]).astype(np.int64)
+    predicted = np.flatnonzero(np.concatenate([rows.supervised[part] for part in parts]))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    counts = np.concatenate([np.arange(length) for length in lengths])
+    return Batch(
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(counts)[None],
+        attention_mask=None,
+        layout=RowLayout(lengths, torch.from_numpy(offsets)),
+        positions=torch.from_numpy(predicted - 1),
+        targets=torch.from_numpy(ids[predicted]),
+        tokens=len(ids),
+        supervised=len(predicted),
+    )
+
+
+def padded_batch(rows: Rows, chosen: Sequence[int]) -> Batch:
+    """The `chosen` rows one below the other, padded on the right.
+
+    What fills the padding is never seen: it lies behind the causal mask, and no position there is supervised.
+    """
+    parts = [slice(int(rows.offsets[row]), int(rows.offsets[row + 1])) for row in chosen]
+    longest = max(part.stop - part.start for part in parts)
+    ids = np.zeros((len(parts), longest), dtype=np.int64)
+    mask = np.zeros_like(ids)
+    supervised = np.zeros(ids.shape, dtype=np.bool_)
+    for line, part in enumerate(parts):
+        length = part.stop - part.start
+        ids[line, :length] = rows.ids[part]
+        mask[line, :length] = 1
+        supervised[line, :length] = rows.supervised[part]
+    predicted = np.flatnonzero(supervised)
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.arange(longest).expand(len(parts), longest),
+        attention_mask=torch.from_numpy(mask),
+        layout=None,
+        positions=torch.from_numpy(predicted - 1),
+        targets=torch.from_numpy(ids.reshape(-1)[predicted]),
+        tokens=int(mask.sum()),
+        supervised=len(predicted),
+    )
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of the train rows in one epoch: a permutation that depends on nothing but its arguments."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def step_rows(rows: int, effective_batch: int, seed: int, step: int) -> list[int]:
+    """The rows of optimizer step `step` (from 0): each epoch's order is cut into steps, the last one may be short."""
+    steps_per_epoch = -(-rows // effective_batch)
+    epoch, at = divmod(step, steps_per_epoch)
+    order = epoch_order(rows, seed, epoch)
+    return [int(row) for row in order[at * effective_batch : (at + 1) * effective_batch]]

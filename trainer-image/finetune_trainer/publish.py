@@ -1,0 +1,120 @@
+"""Publishing: upload the artifact's folder, check every object, then one manifest that only one writer can create.
+
+Readers trust the manifest alone. What was uploaded before it exists is nobody's artifact, so a failure at any point
+publishes nothing. Loads without torch.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from finetune_api.base import StrictModel
+from finetune_api.names import ARTIFACTS_FOLDER, MANIFEST_FILE, FailureClass
+from finetune_api.run import RunIdentity, RunResult, RunSpec
+from finetune_api.status import ArtifactStatus
+from pydantic import ValidationError
+
+from finetune_trainer.errors import RunError
+from finetune_trainer.store import NotFoundError, Store, sha256_of, uri_of
+
+WRITER_LENGTH = 8
+"""Characters of the writer's id that tell its folder from others'."""
+
+
+class ManifestFile(StrictModel):
+    """One file of the artifact."""
+
+    name: str
+    """Relative to the artifact's folder."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+class Manifest(StrictModel):
+    """The artifact of a run: there is one at most, and it is never overwritten."""
+
+    version: int = 1
+    identity: RunIdentity
+    attempt: int
+    created_at: datetime
+    uri: str
+    """Folder of the artifact."""
+    format: str
+    """`adapter`, `merged` or `model`."""
+    files: list[ManifestFile]
+    result: RunResult
+    """What the run found, without the artifact itself."""
+
+
+def existing_result(store: Store, spec: RunSpec) -> RunResult | None:
+    """The result of an earlier attempt, or a twin, that has published already; None where nobody has.
+
+    Raises RunError where the output belongs to another run.
+    """
+    try:
+        data = store.get_bytes(MANIFEST_FILE)
+    except NotFoundError:
+        return None
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise _taken(f"{uri_of(store, MANIFEST_FILE)} is there already, and is no manifest of this release") from error
+    if manifest.identity.uid != spec.identity.uid:
+        raise _taken(f"{uri_of(store, MANIFEST_FILE)} belongs to another run, with uid {manifest.identity.uid}")
+    return _with_artifact(store, manifest, data)
+
+
+def artifact_folder(attempt: int, writer: str) -> str:
+    """Key of the folder that this writer alone uploads to."""
+    return f"{ARTIFACTS_FOLDER}/{attempt}-{writer[:WRITER_LENGTH]}"
+
+
+def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, result: RunResult) -> RunResult:
+    """Upload every file of `folder` and publish it. Returns the result of whoever published first: us, or a twin."""
+    key = artifact_folder(spec.attempt, writer)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in names:
+        store.put_file(f"{key}/{name}", folder / name)
+    for name in names:
+        store.verify(f"{key}/{name}", folder / name)
+    manifest = Manifest(
+        identity=spec.identity,
+        attempt=spec.attempt,
+        created_at=datetime.now(UTC),
+        uri=uri_of(store, key),
+        format=form,
+        files=[_described(folder, name) for name in names],
+        result=result,
+    )
+    data = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
+    if store.put_if_absent(MANIFEST_FILE, data):
+        return _with_artifact(store, manifest, data)
+    winner = existing_result(store, spec)
+    if winner is None:
+        raise RunError(
+            FailureClass.INFRASTRUCTURE, "ManifestLost", f"{uri_of(store, MANIFEST_FILE)} was there and is gone"
+        )
+    return winner
+
+
+def _described(folder: Path, name: str) -> ManifestFile:
+    path = folder / name
+    return ManifestFile(name=name, size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def _with_artifact(store: Store, manifest: Manifest, data: bytes) -> RunResult:
+    artifact = ArtifactStatus(
+        uri=manifest.uri,
+        manifest_uri=uri_of(store, MANIFEST_FILE),
+        format=manifest.format,
+        bytes=sum(file.size for file in manifest.files),
+        sha256=hashlib.sha256(data).hexdigest(),
+        files=len(manifest.files),
+    )
+    return manifest.result.model_copy(update={"artifact": artifact})
+
+
+def _taken(message: str) -> RunError:
+    remedy = "Choose another output.uri, or remove what is there."
+    return RunError(FailureClass.INVALID_CONFIG, "OutputTaken", message, remedy)

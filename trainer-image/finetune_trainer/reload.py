@@ -1,0 +1,112 @@
+"""Does the artifact say what the trained model said? Loaded from disk in a fresh process, with plain libraries.
+
+The training process computes a few logits, writes the artifact and this check, and frees its model; the fresh process
+loads the artifact as any user does, and compares.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from finetune_api.base import StrictModel
+from finetune_api.names import FailureClass
+from finetune_api.resource import Quantization
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from finetune_trainer.compute import Compute, compute_for
+from finetune_trainer.errors import RunError, shortened
+from finetune_trainer.model import load_base
+
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
+"""Largest difference of logits, relative to the largest logit, by compute precision: kernels may sum differently."""
+
+PROBE_TOKENS = 64
+PROBE_ROWS = 4
+
+
+class ReloadCheck(StrictModel):
+    """What the fresh process has to load and to find."""
+
+    artifact: str
+    """The artifact's folder."""
+    base: str | None
+    """For an adapter: the folder of the base."""
+    quantization: Quantization
+    """How the base was stored while the adapter was trained."""
+    weights: str
+    """Precision that the weights are loaded in, as torch calls it, such as `float32`."""
+    gpus: int
+    threads: int | None
+    probe: str
+    """safetensors file with `ids.<n>` (1, tokens) and `logits.<n>` (tokens, vocabulary)."""
+
+
+@torch.no_grad()
+def write_probe(model: PreTrainedModel, rows: Sequence[Sequence[int]], compute: Compute, path: Path) -> None:
+    """What the model says about the starts of the first rows."""
+    model.eval()
+    tensors: dict[str, Tensor] = {}
+    for number, row in enumerate(rows[:PROBE_ROWS]):
+        ids = torch.tensor([list(row[:PROBE_TOKENS])])
+        tensors[f"ids.{number}"] = ids
+        tensors[f"logits.{number}"] = _logits(model, ids, compute)
+    save_file(tensors, path)
+
+
+def check_in_fresh_process(check: ReloadCheck, scratch: Path) -> None:
+    """Run the comparison in a new process. Raises RunError (ArtifactMismatch) where it fails."""
+    path = scratch / "reload.json"
+    path.write_text(check.model_dump_json(by_alias=True), encoding="utf-8")
+    command = [sys.executable, "-m", "finetune_trainer", "reload", "--check", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        message = f"the artifact does not load as what was trained: {shortened(last, 500)}"
+        raise RunError(FailureClass.INFRASTRUCTURE, "ArtifactMismatch", message)
+
+
+def run_check(check: ReloadCheck) -> float:
+    """Load and compare; returns the largest difference, relative to the largest logit.
+
+    Raises RunError (ArtifactMismatch) above the tolerance.
+    """
+    compute = compute_for(check.gpus, check.threads)
+    model = _load(check, compute).eval()
+    probe = load_file(check.probe)
+    count = sum(name.startswith("ids.") for name in probe)
+    difference = max(_difference(model, probe, number, compute) for number in range(count))
+    tolerance = TOLERANCES[compute.dtype]
+    if not difference <= tolerance:
+        message = f"logits differ by {difference:.3g} of the largest, and {tolerance:g} is allowed"
+        raise RunError(FailureClass.INFRASTRUCTURE, "ArtifactMismatch", message)
+    return difference
+
+
+def _load(check: ReloadCheck, compute: Compute) -> PreTrainedModel:
+    dtype: torch.dtype = getattr(torch, check.weights)
+    if check.base is None:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            check.artifact, dtype=dtype, device_map={"": compute.device}, use_safetensors=True, local_files_only=True
+        )
+        return model
+    base = load_base(Path(check.base), check.quantization, dtype, compute.device)
+    tuned: PreTrainedModel = PeftModel.from_pretrained(base, check.artifact).get_base_model()
+    return tuned
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel, probe: dict[str, Tensor], number: int, compute: Compute) -> float:
+    wanted = probe[f"logits.{number}"]
+    found = _logits(model, probe[f"ids.{number}"], compute)
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+
+
+def _logits(model: PreTrainedModel, ids: Tensor, compute: Compute) -> Tensor:
+    with compute.autocast():
+        logits: Tensor = model(input_ids=ids.to(compute.device), use_cache=False).logits
+    return logits[0].float().cpu().contiguous()

@@ -1,0 +1,161 @@
+"""Progress to the operator: at most one POST every few seconds, from a thread of its own. Loads without torch.
+
+An endpoint that fails is warned about once and never fails the run: progress is a courtesy, the result is written too.
+"""
+
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
+from finetune_api.run import ProgressReport, ReportTarget, RunResult, RunSpec
+from finetune_api.status import HistoryRow, Metrics, Progress
+
+from finetune_trainer.log import Log, Number
+
+INTERVAL_SECONDS = 5.0
+"""Shortest time between two reports."""
+
+TIMEOUT_SECONDS = 5.0
+FINAL_TRIES = 4
+"""Tries for the report that carries the result; waits of 1, 2 and 4 seconds lie between them."""
+
+
+class Reporter:
+    """What the run is doing, in the log and at the operator. Use as a context manager; `finish` inside it."""
+
+    def __init__(self, spec: RunSpec, stage: Stage, log: Log, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self.log = log
+        self._target = spec.report
+        self._interval = interval_seconds
+        self._report = ProgressReport(
+            identity=spec.identity, stage=stage, attempt=spec.attempt, activity=_first_activity(stage)
+        )
+        self._history: list[HistoryRow] = []
+        self._changed = threading.Condition()
+        self._news = True
+        self._stopped = False
+        self._warned = False
+        self._thread = threading.Thread(target=self._post_news, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._target is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+
+    def say(self, message: str, **numbers: Number) -> None:
+        """One line in the log."""
+        self.log.say(message, **numbers)
+
+    def start(self, activity: Activity) -> None:
+        """What the run does from now on."""
+        self._update(activity=activity)
+
+    def progress(self, progress: Progress) -> None:
+        """How far training is."""
+        self._update(progress=progress)
+
+    def row(self, row: HistoryRow, metrics: Metrics) -> None:
+        """One more point of the curve, and the newest numbers."""
+        self._history.append(row)
+        self._update(metrics=metrics, history=thinned(self._history))
+
+    def finish(self, result: RunResult, tries: int = FINAL_TRIES) -> None:
+        """Send the result, trying a few times; the log says so if it does not arrive."""
+        self._stop()
+        self._update(result=result)
+        if self._target is None:
+            return
+        for attempt in range(tries):
+            if attempt:
+                time.sleep(2.0 ** (attempt - 1))
+            if self._post(self._target):
+                return
+
+    def _update(self, **changes: object) -> None:
+        with self._changed:
+            self._report = self._report.model_copy(update=changes)
+            self._news = True
+            self._changed.notify()
+
+    def _post_news(self) -> None:
+        assert self._target is not None
+        while self._wait_for_news():
+            self._post(self._target)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped, timeout=self._interval)
+
+    def _wait_for_news(self) -> bool:
+        """Wait until there is something to tell; False when nobody wants to hear it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._news or self._stopped)
+            self._news = False
+            return not self._stopped
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * TIMEOUT_SECONDS)
+
+    def _post(self, target: ReportTarget) -> bool:
+        with self._changed:
+            body = self._report.model_dump_json(by_alias=True, exclude_none=True).encode()
+        try:
+            post(target, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._warn_once(f"progress cannot be reported to {target.url}: {error}")
+            return False
+        return True
+
+    def _warn_once(self, message: str) -> None:
+        if not self._warned:
+            self.log.warn(message)
+        self._warned = True
+
+
+def post(target: ReportTarget, body: bytes) -> None:
+    """POST one report. Raises OSError (which HTTP errors are too), HTTPException or ValueError."""
+    token = Path(target.token_file).read_text(encoding="utf-8").strip()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(target.url, data=body, headers=headers, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
+
+
+def thinned(rows: Sequence[HistoryRow], limit: int = STATUS_HISTORY_ROWS) -> list[HistoryRow]:
+    """At most `limit` rows of the curve, evenly spread; evaluation rows and the newest are the last to go."""
+    if len(rows) <= limit:
+        return list(rows)
+    *older, newest = rows
+    evaluations = [row for row in older if row.validation_loss is not None]
+    others = [row for row in older if row.validation_loss is None]
+    room = limit - 1
+    kept = _spread(evaluations, room)
+    kept += _spread(others, room - len(kept))
+    return [*sorted(kept, key=lambda row: row.step), newest]
+
+
+def _spread(rows: list[HistoryRow], count: int) -> list[HistoryRow]:
+    """`count` of the rows, evenly spread; all of them where there are no more."""
+    if len(rows) <= count:
+        return rows
+    return [rows[at * len(rows) // count] for at in range(count)]
+
+
+def _first_activity(stage: Stage) -> Activity:
+    return Activity.PREPARING if stage is Stage.PREPARE else Activity.LOADING

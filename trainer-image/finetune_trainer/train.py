@@ -1,0 +1,235 @@
+"""The train stage: load, measure, fit, measure again, publish. It reads straight down."""
+
+import gc
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_api.names import Activity, Stage
+from finetune_api.resource import ArtifactForm, MethodType, Quantization
+from finetune_api.run import RunResult, RunSpec
+from finetune_api.status import EvaluationStatus
+from peft import PeftModel
+
+from finetune_trainer.artifact import SAMPLES_FILE, Papers, write_adapter, write_model, write_papers
+from finetune_trainer.card import lock_file, model_card, public_name
+from finetune_trainer.compute import Compute, compute_for
+from finetune_trainer.fetch import ModelFiles, fetch_model
+from finetune_trainer.fit import Curve, Settings, fit
+from finetune_trainer.measure import Engine, Findings, Question, ask, compared, make_engine, question, sample_rows
+from finetune_trainer.model import end_ids, load_model, merged_model, round_weights, stored_dtype
+from finetune_trainer.model_config import position_limit, read_config
+from finetune_trainer.prepared import Prepared, Reference, TokenRows, read_prepared
+from finetune_trainer.publish import artifact_folder, existing_result, publish
+from finetune_trainer.reload import ReloadCheck, check_in_fresh_process, write_probe
+from finetune_trainer.report import Reporter
+from finetune_trainer.store import Store, uri_of
+from finetune_trainer.vocabulary import load_tokenizer
+
+MODEL_FORM = "model"
+"""What a full run publishes."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything a run is made of but the model itself."""
+
+    spec: RunSpec
+    store: Store
+    writer: str
+    """Who writes: what is uploaded lies under its first characters."""
+    scratch: Path
+    prepared: Prepared
+    files: ModelFiles
+    compute: Compute
+    question: Question
+
+    @property
+    def settings(self) -> Settings:
+        """The hyperparameters in force."""
+        return Settings.of(self.prepared.index.effective_hyperparameters)
+
+    @property
+    def form(self) -> str:
+        """What is published: `adapter`, `merged` or `model`."""
+        if self.spec.training.method.type is MethodType.FULL:
+            return MODEL_FORM
+        return (self.spec.training.output.artifact or ArtifactForm.ADAPTER).value
+
+
+def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResult:
+    """Train the run whose prepared data lies below `store`, and publish it.
+
+    An attempt that finds the run published returns that result. Raises RunError for whatever stands in the way.
+    """
+    published = existing_result(store, spec)
+    if published is not None:
+        report.say("this run is published already")
+        return published
+    setup = set_up(spec, store, writer)
+    engine = _engine(setup, report)
+
+    report.start(Activity.EVALUATING)
+    before = ask(engine, setup.question)
+    report.start(Activity.TRAINING)
+    curve = _fit(setup, engine, report)
+
+    if setup.form == ArtifactForm.MERGED:
+        adapter = _write_adapter(setup, engine, setup.scratch / "adapter")
+        del engine
+        _free_memory()
+        engine = _merged_engine(setup, adapter, report)
+    elif setup.form == MODEL_FORM:
+        # Before it is measured: what is measured is what is stored.
+        round_weights(engine.inner, stored_dtype(setup.files.model.folder))
+    report.start(Activity.EVALUATING)
+    after = ask(engine, setup.question)
+    evaluation = _evaluation(setup, before, after)
+
+    report.start(Activity.PUBLISHING)
+    check, packed = _write_weights(setup, engine), engine.packed
+    del engine
+    _free_memory()
+    check_in_fresh_process(check, setup.scratch)
+    folder = Path(check.artifact)
+    papers = _papers(setup, packed, curve, evaluation, sample_rows(setup.question, before, after))
+    write_papers(folder, setup.files.model.folder, setup.question.settings, papers)
+    result = _result(setup, curve, evaluation)
+    return publish(store, spec, folder, writer, setup.form, result)
+
+
+def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
+    """Read what prepare left, and fetch the weights."""
+    scratch = Path(spec.scratch_directory)
+    compute = compute_for(spec.gpus, spec.threads)
+    prepared = read_prepared(store, scratch)
+    files = fetch_model(spec, scratch, weights=True)
+    folder = files.model.folder
+    tokenizer, _ = load_tokenizer(folder)
+    rows, references = _evaluation_rows(prepared)
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    limit = position_limit(read_config(folder, files.model.uri))
+    stops = end_ids(folder, prepared.index.end_token_id)
+    asked = question(spec.training, rows, references, stops, decode, limit)
+    return Setup(spec, store, writer, scratch, prepared, files, compute, asked)
+
+
+def _evaluation_rows(prepared: Prepared) -> tuple[TokenRows, list[Reference]]:
+    """Test rows where there are some, else dev rows."""
+    part = "test" if len(prepared.test) else "dev"
+    return getattr(prepared, part), prepared.references[part]
+
+
+def _engine(setup: Setup, report: Reporter) -> Engine:
+    training = setup.spec.training
+        seed = training.hyperparameters.seed
+    model = load_model(setup.files.model.folder, training.method, seed, setup.compute, setup.files.adapter)
+    engine = make_engine(model, setup.compute, training.hyperparameters.packing, report.log.warn)
+    resolved = setup.prepared.index.resolved
+    report.say(
+        f"training {resolved.trainable_parameters} of {resolved.parameters} parameters on {setup.compute.device} in "
+        f"{str(setup.compute.dtype).removeprefix('torch.')}, {'packed' if engine.packed else 'padded'}"
+    )
+    return engine
+
+
+def _fit(setup: Setup, engine: Engine, report: Reporter) -> Curve:
+    rows_per_batch = setup.spec.training.hyperparameters.eval_batch_size
+
+    def validate() -> float:
+        return engine.likelihood(setup.prepared.dev, rows_per_batch).loss
+
+    with engine.attending():
+        return fit(
+            engine.loss, setup.prepared.train, setup.settings, engine.packed, setup.compute.device, validate, report
+        )
+
+
+def _merged_engine(setup: Setup, adapter: Path, report: Reporter) -> Engine:
+    merged = merged_model(setup.files.model.folder, adapter, setup.compute)
+    return make_engine(merged, setup.compute, setup.spec.training.hyperparameters.packing, report.log.warn)
+
+
+def _write_weights(setup: Setup, engine: Engine) -> ReloadCheck:
+    """Probe the model, write its weights, and say what a fresh process has to find."""
+    folder = setup.scratch / "artifact"
+    is_adapter = setup.form == ArtifactForm.ADAPTER
+    base, probe = setup.files.model.folder, setup.scratch / "probe.safetensors"
+    weights = str(engine.inner.dtype).removeprefix("torch.")
+    rows = setup.prepared.train
+    write_probe(engine.inner, [rows.row(n)[0].tolist() for n in range(min(4, len(rows)))], setup.compute, probe)
+    if is_adapter:
+        _write_adapter(setup, engine, folder)
+    else:
+        write_model(engine.inner, _new_folder(folder), stored_dtype(base), setup.question.settings)
+    return ReloadCheck(
+        artifact=str(folder),
+        base=str(base) if is_adapter else None,
+        quantization=setup.spec.training.method.quantization if is_adapter else Quantization.NONE,
+        weights=weights,
+        gpus=setup.spec.gpus,
+        threads=setup.spec.threads,
+        probe=str(probe),
+    )
+
+
+def _write_adapter(setup: Setup, engine: Engine, folder: Path) -> Path:
+    assert isinstance(engine.model, PeftModel)
+    base = setup.files.model
+    revision = base.revision if base.uri.startswith("hf://") else None
+    write_adapter(engine.model, _new_folder(folder), public_name(base), revision)
+    return folder
+
+
+def _evaluation(setup: Setup, before: Findings, after: Findings) -> EvaluationStatus:
+    samples = f"{artifact_folder(setup.spec.attempt, setup.writer)}/{SAMPLES_FILE}"
+    return compared(setup.question, before, after).model_copy(update={"samples_uri": uri_of(setup.store, samples)})
+
+
+def _papers(
+    setup: Setup, packed: bool, curve: Curve, evaluation: EvaluationStatus, samples: list[dict[str, Any]]
+) -> Papers:
+    index, compute = setup.prepared.index, setup.compute
+    facts = {
+        "device": str(compute.device),
+        "dtype": str(compute.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "packed": packed,
+    }
+    return Papers(
+        lock=lock_file(setup.spec, setup.files, index, setup.form, facts),
+        card=model_card(setup.spec, setup.files, index, setup.form, evaluation),
+        evaluation=evaluation,
+        samples=samples,
+        training_log=curve.rows,
+    )
+
+
+def _result(setup: Setup, curve: Curve, evaluation: EvaluationStatus) -> RunResult:
+    index = setup.prepared.index
+    return RunResult(
+        stage=Stage.TRAIN,
+        effective_hyperparameters=index.effective_hyperparameters,
+        resolved=index.resolved,
+        progress=curve.progress,
+        metrics=curve.metrics,
+        evaluation=evaluation,
+    )
+
+
+def _new_folder(folder: Path) -> Path:
+    """An empty folder: what an earlier run left in the scratch space is no part of this one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
