@@ -73,8 +73,10 @@ def _start(light: LightCluster, plane: ControlPlane, processes: list[Background]
     manager = launch(controller_manager(plane))  # Waits for the API server by itself, while that starts.
     api = Api(plane.server, plane.pki)
     wait_for("The API server", api.ready, 60, server, light.state_dir / "kube-apiserver.log")
+    # So that pods can be made at once; the controllers look for the API server only once a second.
+    api.make_default_account()
     log = light.state_dir / "kube-controller-manager.log"
-    wait_for("The controller-manager", api.has_default_account, 60, manager, log)
+    wait_for("The controller-manager", lambda: True, 0, manager, log)  # Says so if it has died meanwhile.
 
 
 def _shared_pki() -> Path:
