@@ -49,7 +49,7 @@ generate: $(READY) ## write what is made from the types: CRD, chart's copy, refe
 	@$(BIN)/python -m finetune_api
 
 format: $(READY) ## format the code and mend what ruff can
-	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --exit-zero --quiet . && $(BIN)/ruff format --quiet .
 
 bench-steps: venv-bench ## steps/s of the quickstart's training against TRL, written to bench/
 	@$(BIN)/python bench/steps.py
