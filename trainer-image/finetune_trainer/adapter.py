@@ -33,8 +33,12 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         task_type=TaskType.CAUSAL_LM,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
+    paths = [path for path, _ in model.named_modules()]
     torch.manual_seed(seed)
-    return get_peft_model(model, config)
+    tuned = get_peft_model(model, config)
+    # PEFT keeps a set of whole paths: hundreds of names, in another order each time.
+    tuned.peft_config["default"].target_modules = shortest_names(set(tuned.targeted_module_names), paths)
+    return tuned
 
 
 def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
@@ -66,6 +70,13 @@ def resolve_targets(model: nn.Module, names: list[str]) -> str | list[str]:
     if missing:
         raise _not_found(missing, linear)
     return names
+
+
+def shortest_names(targeted: set[str], paths: list[str]) -> list[str]:
+    """The last parts of the targeted paths, if they name these modules and no other; else the whole paths; sorted."""
+    last_parts = {path.rpartition(".")[2] for path in targeted}
+    named = {path for path in paths if path.rpartition(".")[2] in last_parts}
+    return sorted(last_parts if named == targeted else targeted)
 
 
 def linear_modules(model: nn.Module) -> list[str]:

@@ -50,7 +50,7 @@ def model_card(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str
     identity, data, settings = spec.identity, index.data, index.effective_hyperparameters
     facts = [
         ("Base model", f"`{files.model.uri}` at `{files.model.revision}`"),
-        ("Started from", f"`{files.uri}`"),
+        *([("Started from", f"the adapter `{files.uri}`")] if files.base else []),
         ("Method", f"{spec.training.method.type}, quantization {spec.training.method.quantization}"),
         ("Format", form),
         ("Data", ", ".join(f"{dataset.name} ({dataset.rows} rows)" for dataset in index.datasets)),

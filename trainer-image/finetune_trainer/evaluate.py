@@ -108,8 +108,6 @@ def generate(
 def _generate_batch(
     model: PreTrainedModel, prompts: list[Sequence[int]], settings: GenerationConfig
 ) -> list[list[int]]:
-    model: PreTrainedModel, prompts: list[Sequence[int]], settings: GenerationConfig
-) -> list[list[int]]:
     longest = max(len(prompt) for prompt in prompts)
     pad, ends = settings.pad_token_id, set(settings.eos_token_id)
     ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)

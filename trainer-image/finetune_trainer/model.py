@@ -80,7 +80,7 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
 
 def trained_count(model: Model) -> int:
     """Number of trained parameters; RunError (NoTrainableParameters) where there are none."""
-    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    count: int = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if count == 0:
         message = "no parameter of the model would be trained"
         remedy = "Name other modules in method.lora.targetModules, or all-linear."

@@ -127,7 +127,7 @@ def _evaluation_rows(prepared: Prepared) -> tuple[TokenRows, list[Reference]]:
 
 def _engine(setup: Setup, report: Reporter) -> Engine:
     training = setup.spec.training
-        seed = training.hyperparameters.seed
+    seed = training.hyperparameters.seed
     model = load_model(setup.files.model.folder, training.method, seed, setup.compute, setup.files.adapter)
     engine = make_engine(model, setup.compute, training.hyperparameters.packing, report.log.warn)
     resolved = setup.prepared.index.resolved
