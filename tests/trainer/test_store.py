@@ -1,0 +1,157 @@
+"""Stores: the same behaviour in a folder and in S3, and errors that say what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_api.run import SecretFolder, StorageAccess
+from finetune_trainer.errors import RunError
+from finetune_trainer.store import PART_BYTES, FileStore, NotFoundError, Store, open_store, s3_client, split_uri, uri_of
+
+CLOSED = "http://127.0.0.1:9"
+"""Nothing listens on the discard port."""
+
+
+def some_keys(folder: Path, **keys: str) -> SecretFolder:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in keys.items():
+        (folder / name).write_text(value + "\n")
+    return SecretFolder(directory=str(folder), source="Secret team-a/s3")
+
+
+def an_access(tmp_path: Path, s3: Any, secret_key: str | None = None) -> StorageAccess:
+    keys = some_keys(
+        tmp_path / "keys", AWS_ACCESS_KEY_ID=s3.access_key, AWS_SECRET_ACCESS_KEY=secret_key or s3.secret_key
+    )
+    return StorageAccess(endpoint=s3.endpoint, region=s3.region, credentials=keys)
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A fresh, empty store of either kind."""
+    if request.param == "file":
+        return open_store(f"file://{tmp_path / 'store'}", StorageAccess())
+    access = an_access(tmp_path, request.getfixturevalue("s3"))
+    bucket = "stores"
+    if bucket not in [found["Name"] for found in s3_client(access).list_buckets()["Buckets"]]:
+        s3_client(access).create_bucket(Bucket=bucket)
+    return open_store(f"s3://{bucket}/{tmp_path.name}", access)
+
+
+def test_what_is_put_is_listed_found_and_read_back(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(b"x" * 1000)
+    store.put_bytes("a/one", b"1")
+    store.put_file("a/two", tmp_path / "big")
+    store.put_bytes("b", b"")
+    assert [(item.key, item.size) for item in store.list()] == [("a/one", 1), ("a/two", 1000), ("b", 0)]
+    assert [item.key for item in store.list("a/")] == ["a/one", "a/two"]
+    assert store.get_bytes("a/one") == b"1"
+    store.get_file("a/two", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"x" * 1000
+    found = store.head("a/two")
+    assert found is not None
+    assert found.size == 1000
+
+
+def test_what_is_missing_is_not_found(store: Store, tmp_path: Path) -> None:
+    store.put_bytes("there", b"")
+    assert store.head("nope") is None
+    for read in (store.get_bytes, lambda key: store.get_file(key, tmp_path / "x"), store.fingerprint):
+        with pytest.raises(NotFoundError, match="nope"):
+            read("nope")
+
+
+def test_only_the_first_put_if_absent_writes(store: Store) -> None:
+    assert store.put_if_absent("manifest.json", b"first")
+    assert not store.put_if_absent("manifest.json", b"second")
+    assert store.get_bytes("manifest.json") == b"first"
+
+
+def test_a_fingerprint_changes_with_the_content_alone(store: Store) -> None:
+    store.put_bytes("a", b"1")
+    first = store.fingerprint("a")
+    store.put_bytes("a", b"1")
+    assert store.fingerprint("a") == first
+    store.put_bytes("a", b"2")
+    assert store.fingerprint("a") != first
+
+
+def test_verify_accepts_the_same_bytes_and_refuses_others(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    store.put_file("a", path)
+    store.verify("a", path)
+    for other in (b"12346", b"1234"):
+        path.write_bytes(other)
+        with pytest.raises(RunError, match="does not hold the bytes"):
+            store.verify("a", path)
+
+
+@pytest.mark.slow
+def test_a_file_in_several_parts_is_verified_too(s3: Any, tmp_path: Path) -> None:
+    access = an_access(tmp_path, s3)
+    s3_client(access).create_bucket(Bucket="parts")
+    store, path = open_store("s3://parts/x", access), tmp_path / "large"
+    path.write_bytes(b"0123456789abcdef" * (PART_BYTES // 16) + b"tail")
+    store.put_file("large", path)
+    store.verify("large", path)
+    with path.open("r+b") as file:
+        file.write(b"X")
+    with pytest.raises(RunError, match="does not hold the bytes"):
+        store.verify("large", path)
+
+
+def test_a_bucket_that_is_not_there_is_told_from_a_missing_object(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        open_store("s3://no-such-bucket-here/x", an_access(tmp_path, s3)).get_bytes("a")
+    assert caught.value.bucket_missing
+
+
+def test_wrong_keys_are_denied_naming_operation_uri_and_secret(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="GetObject on s3://models/x/a was denied: SignatureDoesNotMatch") as caught:
+        open_store("s3://models/x", an_access(tmp_path, s3, secret_key="wrong")).get_bytes("a")
+    assert (caught.value.failure_class, caught.value.reason) == ("AccessDenied", "AccessDenied")
+    assert "Secret team-a/s3" in caught.value.remedy
+    assert "wrong" not in caught.value.message + caught.value.remedy
+
+
+def test_a_missing_secret_or_key_is_named_before_any_call(tmp_path: Path) -> None:
+    absent = SecretFolder(directory=str(tmp_path / "absent"), source="Secret team-a/s3")
+    partial = some_keys(tmp_path / "partial", AWS_ACCESS_KEY_ID="x")
+    for folder, message in (
+        (absent, "Secret team-a/s3 does not exist or is empty: key AWS_ACCESS_KEY_ID is needed"),
+        (partial, "Secret team-a/s3 has no key AWS_SECRET_ACCESS_KEY"),
+    ):
+        with pytest.raises(RunError) as caught:
+            open_store("s3://models/x", StorageAccess(endpoint=CLOSED, credentials=folder))
+        assert (caught.value.failure_class, caught.value.message) == ("AccessDenied", message)
+
+
+def test_an_s3_that_does_not_answer_is_infrastructure(tmp_path: Path) -> None:
+    keys = some_keys(tmp_path / "keys", AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")
+    store = open_store("s3://models/x", StorageAccess(endpoint=CLOSED, credentials=keys))
+    with pytest.raises(RunError, match=f"S3 at {CLOSED} does not answer") as caught:
+        store.get_bytes("a")
+    assert caught.value.failure_class == "Infrastructure"
+
+
+def test_without_any_credentials_the_remedy_names_both_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(RunError, match="there are no credentials") as caught:
+        open_store("s3://models/x", StorageAccess(endpoint=CLOSED)).get_bytes("a")
+    assert caught.value.failure_class == "AccessDenied"
+    assert "storage.credentialsSecretRef" in caught.value.remedy
+
+
+def test_another_kind_of_uri_is_refused() -> None:
+    with pytest.raises(RunError, match="ftp://x is not readable"):
+        open_store("ftp://x", StorageAccess())
+
+
+def test_uris_are_joined_and_split(tmp_path: Path) -> None:
+    assert split_uri("s3://bucket/a/b.jsonl") == ("s3://bucket/a", "b.jsonl")
+    assert split_uri("s3://bucket/b.jsonl") == ("s3://bucket", "b.jsonl")
+    assert uri_of(FileStore(tmp_path), "a/b") == f"file://{tmp_path}/a/b"
