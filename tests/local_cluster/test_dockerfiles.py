@@ -48,7 +48,8 @@ def test_buildah_makes_the_same_files_from_the_operators_dockerfile(buildah: Bui
     ]  # fmt: skip
     buildah(
         "bud", "--isolation", "chroot", "--network", "host", "--pull-never", *mounts,
-        "--build-arg", f"BASE_IMAGE={BASE}", "--tag", "localhost/operator:test", "--file", str(ROOT / DOCKERFILES["operator"]), str(ROOT),
+        "--build-arg", f"BASE_IMAGE={BASE}", "--tag", "localhost/operator:test",
+        "--file", str(ROOT / DOCKERFILES["operator"]), str(ROOT),
     )  # fmt: skip
     theirs = Path(buildah("mount", buildah("from", "--pull-never", "localhost/operator:test")))
     ours = set().union(*(_files(folder) for folder in folders[1:]))
