@@ -10,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,8 +29,19 @@ NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", 
          "kubectl", "helm")  # fmt: skip
 """What `kube` can be called."""
 
-FLAGS = ["-trimpath", "-mod=readonly", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3"]
-"""-s -w leave out the debugger's tables (a third of the file); the version is what the API server reports."""
+VERSIONS = {
+    "k8s.io/component-base/version.gitVersion": "v1.36.3",
+    "helm.sh/helm/v4/internal/version.version": "v4.3.1",
+}
+"""Go variable -> what the program says when it is asked for its version."""
+
+FLAGS = [
+    "-trimpath",
+    "-mod=readonly",
+    "-ldflags",
+    " ".join(["-s -w", *(f"-X {variable}={value}" for variable, value in VERSIONS.items())]),
+]
+"""-s -w leave out the debugger's tables, a third of the file."""
 
 TARGETS = {"kube": ".", "versitygw": "github.com/versity/versitygw/cmd/versitygw"}
 """File -> Go package."""
@@ -87,39 +100,47 @@ def _compile(go: Path, package: str, target: Path) -> None:
         "GOFLAGS": "-buildvcs=false",
     }
     print(f"Building {target.name} from its Go modules; kept in {target.parent.parent}.", file=sys.stderr, flush=True)
+    progress = Progress()
     with subprocess.Popen(
         command, cwd=MODULE, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        said = _show_progress(target.name, process.stderr)
+        reader = threading.Thread(target=progress.read, args=(process.stderr,))
+        reader.start()
+        _show(progress, reader, target.name)
     if process.returncode != 0:
-        raise ClusterProblem(f"`{' '.join(command)}` in {MODULE} failed:\n" + "\n".join(said[-12:]))
+        raise ClusterProblem(f"`{' '.join(command)}` in {MODULE} failed:\n" + "\n".join(progress.said[-12:]))
 
 
-def _show_progress(name: str, lines: Iterator[str]) -> list[str]:
-    """Counts modules fetched and packages compiled as `go build -v` names them; returns what else it said."""
-    started = last = time.monotonic()
-    modules = packages = 0
-    said: list[str] = []
+@dataclass
+class Progress:
+    """What `go build -v` has done so far, by the lines it writes."""
+
+    modules: int = 0
+    packages: int = 0
+    said: list[str] = field(default_factory=list)
+    """Everything that is no progress: errors, as a rule."""
+
+    def read(self, lines: Iterable[str]) -> None:
+        """Counts until the lines end."""
+        for line in lines:
+            if line.startswith("go: downloading"):
+                self.modules += 1
+            elif len(line.split()) == 1:
+                self.packages += 1
+            else:
+                self.said.append(line.rstrip())
+
+
+def _show(progress: Progress, reader: threading.Thread, name: str) -> None:
+    """Says how far the build is until it ends; also while Go is silent: it links for half a minute."""
+    started = time.monotonic()
     terminal = sys.stderr.isatty()
-    for line in lines:
-        words = line.split()
-        if line.startswith("go: downloading"):
-            modules += 1
-        elif len(words) == 1 and not line.startswith("#"):
-            packages += 1
-        else:
-            said.append(line.rstrip())
-        now = time.monotonic()
-        if now - last > (0.5 if terminal else PROGRESS_SECONDS):
-            last = now
-            _print_progress(name, modules, packages, now - started, terminal)
-    _print_progress(name, modules, packages, time.monotonic() - started, terminal, final=True)
-    return said
-
-
-def _print_progress(
-    name: str, modules: int, packages: int, seconds: float, terminal: bool, *, final: bool = False
-) -> None:
-    text = f"  {name}: {modules} modules fetched, {packages} packages compiled, {seconds:.0f} s"
-    print(f"\r{text}" if terminal else text, end="" if terminal and not final else "\n", file=sys.stderr, flush=True)
+    while True:
+        reader.join(0.5 if terminal else PROGRESS_SECONDS)
+        seconds = time.monotonic() - started
+        text = f"  {name}: {progress.modules} modules fetched, {progress.packages} packages compiled, {seconds:.0f} s"
+        end = "" if terminal and reader.is_alive() else "\n"
+        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
+        if not reader.is_alive():
+            return

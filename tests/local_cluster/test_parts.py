@@ -36,6 +36,15 @@ def test_the_hash_follows_every_input_file(tmp_path: Path, monkeypatch: pytest.M
     assert hashes[-1] == binaries.input_hash()
 
 
+def test_the_progress_of_a_build_is_counted_and_errors_are_kept() -> None:
+    progress = binaries.Progress()
+    progress.read(
+        ["go: downloading example.com/a v1.0.0\n", "example.com/a\n", "# example.com/b\n", "b.go:1: no such x\n"]
+    )
+    assert (progress.modules, progress.packages) == (1, 1)
+    assert progress.said == ["# example.com/b", "b.go:1: no such x"]
+
+
 def test_the_module_says_which_go_it_needs() -> None:
     assert golang.wanted_version() >= (1, 26, 0)
 
