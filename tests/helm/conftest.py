@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Chart:
     def render(self, values: Values | None = None) -> list[Manifest]:
         """Every object the chart makes with these values. Raises HelmRefusal."""
         text = self._run("template", self.release, str(CHART), "--namespace", "ft-system", values=values)
-        return [document for document in yaml.safe_load_all(text) if document]
+        return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
     def one(self, kind: str, values: Values | None = None) -> Manifest:
         """The only object of this kind."""
@@ -50,12 +51,16 @@ class Chart:
         return self._run("lint", str(CHART), "--strict")
 
     def _run(self, *arguments: str, values: Values | None = None) -> str:
-        text = json.dumps(IMAGES | (values or {}))
-        command = [str(self.helm), *arguments, "--values", "-"]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise HelmRefusal(done.stderr + done.stdout)
-        return done.stdout
+        return run_helm((str(self.helm), *arguments, "--values", "-"), json.dumps(IMAGES | (values or {})))
+
+
+@cache
+def run_helm(command: tuple[str, ...], values: str) -> str:
+    """What Helm prints. Kept: many tests look at the same objects. Raises HelmRefusal."""
+    done = subprocess.run(command, input=values, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise HelmRefusal(done.stderr + done.stdout)
+    return done.stdout
 
 
 @pytest.fixture(scope="session")
