@@ -20,13 +20,12 @@ THINGS = ("bridge", "letter", "school", "ship", "museum", "treaty", "garden", "s
 SENTENCES = (
     "The {thing} in {place} was opened on {date}.",
     "{person} was born in {place} on {date}.",
-    "On {date} it rained in {place} all day.",
-    "{date}: {person} writes a long {thing} report.",
-    "Between {date} and {other} the {thing} was closed.",
-    "The {thing} is dated {date} and signed by {person}.",
     "{person} left {place} on {date} and came back on {other}.",
     "Nobody in {place} forgot {date}. Ask {person} about {date}.",
     "Diary of {person}, {date}\nWe saw the {thing}. End of {date}.",
+    "{date}: the {thing} is closed. Open again after {date}.",
+    "Dated {date}, signed {date}, {person}.",
+    "From {date} to {other}: {thing}. Paid on {other}, due on {date}.",
 )
 """Plain text in which a date may come twice, but never in two forms: the task itself is not in it."""
 

@@ -3,8 +3,8 @@
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from tests.cluster.local_cluster import Cluster
 from tests.cluster.problem import ClusterProblem
 from tests.cluster.s3 import S3, s3_manifest
 
@@ -37,7 +37,15 @@ def install_operator(helm: Path, kubeconfig: Path, images: Images, *settings: st
         raise ClusterProblem(f"helm could not install the operator: {done.stderr.strip()}")
 
 
-def install_s3(cluster: Cluster, images: Images) -> S3:
+class HasKubectl(Protocol):
+    """A cluster as far as installing into it goes."""
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        """kubectl's output. Raises ClusterProblem with its own words."""
+        ...
+
+
+def install_s3(cluster: HasKubectl, images: Images) -> S3:
     """The cluster's S3, running; with the address at which this machine reaches it."""
     cluster.kubectl("apply", "-f", "-", input=s3_manifest(images.versitygw))
     cluster.kubectl("rollout", "status", "deployment/versitygw", "-n", "s3", "--timeout=60s")
