@@ -5,7 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
-# local: a Kubernetes of our own on this machine; current: the kubectl context; kind: a kind cluster.
+# local: a Kubernetes of our own on this machine; current: the kubectl context, with OPERATOR_IMAGE, TRAINER_IMAGE and
+# S3_IMAGE that it can pull; kind: a kind cluster.
 CLUSTER ?= local
 UV_VERSION := 0.13.9
 # The machine's own certificate authorities, as pip and curl use them.
@@ -24,17 +25,18 @@ define step
 else printf '%s\n\nFailed: %s\n' "$$said" '$(1)' >&2; exit 1; fi
 endef
 
-.PHONY: help quickstart test check generate format bench-steps lock venv down clean
+.PHONY: help quickstart test check generate format bench-steps bench-apply lock venv venv-bench down clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 quickstart: $(READY) ## from a fresh machine to a Succeeded Finetune (CLUSTER=local|current|kind)
-	@$(BIN)/python examples/quickstart/run.py CLUSTER=$(CLUSTER)
+	@$(BIN)/python -m examples.quickstart.run CLUSTER=$(CLUSTER) OPERATOR_IMAGE=$(OPERATOR_IMAGE) \
+	  TRAINER_IMAGE=$(TRAINER_IMAGE) S3_IMAGE=$(S3_IMAGE)
 
 test: check ## all tests, on the local cluster too (root; installs missing Debian packages)
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.cluster up --install; \
-	else echo 'Not root: the tests that need the local cluster are skipped.'; fi
+	else echo 'Not root: the tests that need the local cluster are skipped.'; $(BIN)/python -m tests.cluster build; fi
 	@$(BIN)/pytest -q -n 2 --dist loadfile -m 'not cluster'
 	@$(BIN)/pytest -q -m cluster
 
@@ -43,7 +45,7 @@ check: $(READY) ## seconds: style, types, imports, generated files, chart, pure 
 	$(call step,mypy,$(BIN)/mypy && $(BIN)/mypy tests bench examples)
 	$(call step,import rules,$(BIN)/lint-imports)
 	$(call step,generated files,$(BIN)/python -m finetune_api --check)
-	$(call step,pure tests,$(BIN)/pytest -q -m 'not cluster and not api_server and not slow' $(UNIT_TESTS))
+	$(call step,pure tests,$(BIN)/pytest -q -n 2 -m 'not cluster and not api_server and not slow' $(UNIT_TESTS))
 
 generate: $(READY) ## write what is made from the types: CRD, chart's copy, reference pages
 	@$(BIN)/python -m finetune_api
@@ -52,9 +54,11 @@ format: $(READY) ## format the code and mend what ruff can
 	@$(BIN)/ruff check --fix --exit-zero --quiet . && $(BIN)/ruff format --quiet .
 
 bench-steps: venv-bench ## steps/s of the quickstart's training against TRL, written to bench/
-	@$(BIN)/python bench/steps.py
+	@$(BIN)/python -m bench.steps
 
-.PHONY: venv-bench
+bench-apply: $(READY) ## time from an applied Finetune to its pod, against a bare loop
+	@$(BIN)/python -m bench.apply_to_pod
+
 venv-bench: $(READY)
 	@if [ ! -e .venv/.for-bench ]; then touch .venv/.for-bench && $(MAKE) venv; fi
 
