@@ -1,9 +1,10 @@
 """Rows of a step into micro-batches."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from finetune_trainer.pack import epoch_order, micro_batches, packed_batch, padded_batch, step_rows
-
 from trainer.decoders import some_rows
 
 
@@ -54,4 +55,4 @@ def test_an_epochs_order_is_a_permutation_of_its_own() -> None:
 def test_each_epoch_is_cut_into_steps_the_last_of_which_may_be_short() -> None:
     steps = [step_rows(10, effective_batch=4, seed=0, step=step) for step in range(6)]
     assert [len(step) for step in steps] == [4, 4, 2, 4, 4, 2]
-    assert sorted(sum(steps[:3], [])) == sorted(sum(steps[3:], [])) == list(range(10))
+    assert sorted(chain(*steps[:3])) == sorted(chain(*steps[3:])) == list(range(10))

@@ -9,9 +9,8 @@ from finetune_trainer.loss import LossModel, has_plain_head, tiled_loss
 from finetune_trainer.pack import micro_batches, packed_batch, padded_batch
 from finetune_trainer.prepared import TokenRows
 from torch import Tensor
-from transformers import PreTrainedModel
-
 from trainer.decoders import FAMILIES, a_decoder, some_rows
+from transformers import PreTrainedModel
 
 EVERY_ROW = range(5)
 
@@ -149,9 +148,8 @@ def test_the_tiled_head_has_the_loss_and_gradients_of_the_whole(monkeypatch: pyt
 
 
 def test_a_head_that_scales_its_logits_is_not_taken_for_a_plain_one() -> None:
-    from transformers import GraniteConfig, GraniteForCausalLM
-
     from trainer.decoders import COMMON
+    from transformers import GraniteConfig, GraniteForCausalLM
 
     sizes = {key: value for key, value in COMMON.items() if key != "head_dim"}
     granite = GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0))

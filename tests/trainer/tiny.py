@@ -49,16 +49,21 @@ def a_tokenizer_folder(folder: Path, begin_token: bool = False, pad_is_end: bool
 
 
 def a_model_folder(
-    folder: Path, begin_token: bool = False, pad_is_end: bool = False, weights: bool = True, seed: int = 0
+    folder: Path,
+    begin_token: bool = False,
+    pad_is_end: bool = False,
+    weights: bool = True,
+    seed: int = 0,
+    hidden: int = 32,
 ) -> Path:
-    """A whole model: 2 layers, hidden 32, random weights from `seed`. Without `weights` no torch is imported."""
+    """A whole model: 2 layers, random weights from `seed`. Without `weights` no torch is imported."""
     a_tokenizer_folder(folder, begin_token, pad_is_end)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     end = tokenizer.token_to_id(EOS)
     settings = {
         "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import uuid
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,18 +21,21 @@ from pydantic import ValidationError
 
 from finetune_trainer.errors import RunError, Termination, one_line
 from finetune_trainer.log import Log
+from finetune_trainer.quiet import quiet_libraries
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import open_store
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    quiet_libraries()
     parsed = _parser().parse_args(arguments)
     log = Log(as_json=os.environ.get(ENV_LOG_FORMAT, "").lower() == "json")
     try:
@@ -76,7 +78,6 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
         return prepare(spec, store, report.say)
     from finetune_trainer.train import train
 
-    quiet_libraries()
     writer = os.environ.get(ENV_WRITER_ID) or uuid.uuid4().hex
     return train(spec, store, writer, report)
 
@@ -107,19 +108,9 @@ def unexpected_failure(error: Exception) -> Failure:
     return _failure(FailureClass.INFRASTRUCTURE, "UnexpectedError", f"{type(error).__name__}: {error}")
 
 
-def quiet_libraries() -> None:
-    """Libraries keep quiet: the log is ours, and their advice is about Python code that a user does not see."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore")
-
-
 def _reload(path: Path) -> int:
     from finetune_trainer.reload import ReloadCheck, run_check
 
-    quiet_libraries()
     print(run_check(ReloadCheck.model_validate_json(path.read_bytes())))
     return Exit.OK
 

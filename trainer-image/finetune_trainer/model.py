@@ -1,7 +1,6 @@
 """The model of a run: loading the base, attaching or continuing an adapter, and the form that is published."""
 
 import json
-import logging
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,9 +17,6 @@ from finetune_trainer.errors import RunError
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A whole model, or one with an adapter."""
-
-INT8_CAST_WARNING = "inputs will be cast from"
-"""bitsandbytes says once per layer that int8 products round their input to fp16: known, and no news to a user."""
 
 
 def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = None) -> tuple[int, int]:
@@ -52,7 +48,6 @@ def load_model(folder: Path, method: Method, seed: int, compute: Compute, adapte
 
 def load_base(folder: Path, quantization: Quantization, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The weights of a folder on the device."""
-    _silence_int8_casts()
     if quantization is not Quantization.NONE:
         _check_quantization(quantization, device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -64,6 +59,7 @@ def load_base(folder: Path, quantization: Quantization, dtype: torch.dtype, devi
         local_files_only=True,
         trust_remote_code=False,
     )
+    _keep_as_stored(model)
     return model
 
 
@@ -163,14 +159,12 @@ def _check_quantization(quantization: Quantization, device: torch.device) -> Non
         raise RunError(FailureClass.INVALID_CONFIG, "QuantizationUnsupported", message, remedy) from error
 
 
-def _silence_int8_casts() -> None:
-    logger = logging.getLogger("bitsandbytes.autograd._functions")
-    if _is_news not in logger.filters:
-        logger.addFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return INT8_CAST_WARNING not in str(record.msg)
+def _keep_as_stored(model: PreTrainedModel) -> None:
+    """On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit layer the first time it is used without gradients, and
+    rounds its scales. Off: the base that is measured, the one that is trained on and the one loaded again are one."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _unsupported(message: str) -> RunError:

@@ -24,7 +24,10 @@ INTERVAL_SECONDS = 5.0
 
 TIMEOUT_SECONDS = 5.0
 FINAL_TRIES = 4
-"""Tries for the report that carries the result; waits of 1, 2 and 4 seconds lie between them."""
+"""Tries for the report that carries the result."""
+
+FINAL_WAIT_SECONDS = 1.0
+"""Wait before the second of them; each further wait is twice as long."""
 
 
 class Reporter:
@@ -77,7 +80,7 @@ class Reporter:
             return
         for attempt in range(tries):
             if attempt:
-                time.sleep(2.0 ** (attempt - 1))
+                time.sleep(FINAL_WAIT_SECONDS * 2 ** (attempt - 1))
             if self._post(self._target):
                 return
 

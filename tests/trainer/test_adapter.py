@@ -1,0 +1,163 @@
+"""Rule M and acceptance case 11: which modules LoRA adapts, and that it trains them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_api.resource import Lora, Method, MethodType, Quantization, TrainingSpec
+from finetune_trainer.adapter import attach_adapter, continue_adapter, resolve_targets
+from finetune_trainer.compute import Compute
+from finetune_trainer.errors import RunError
+from finetune_trainer.loss import LossModel
+from finetune_trainer.model import bare, check_on_meta, load_model, trained_count
+from finetune_trainer.optimizer import trained_parameters
+from finetune_trainer.pack import padded_batch
+from peft import PeftModel
+from trainer.decoders import a_decoder, some_rows
+from trainer.tiny import a_model_folder
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return a_model_folder(tmp_path_factory.mktemp("model"))
+
+
+def a_training(method: Method) -> TrainingSpec:
+    return TrainingSpec.model_validate(
+        {
+            "model": {"uri": "hf://a/b"},
+            "datasets": [{"name": "d", "uri": "s3://b/d.jsonl"}],
+            "output": {"uri": "s3://bucket/models"},
+            "method": method.to_json(),
+        }
+    )
+
+
+def train_a_little(model: PeftModel, steps: int = 3) -> None:
+    batch = padded_batch(some_rows(), range(5))
+    loss_model, optimizer = LossModel(bare(model), True), torch.optim.SGD(trained_parameters(model), lr=1.0)
+    for _ in range(steps):
+        loss_model(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_all_linear_adapts_every_linear_layer_but_the_head(family: str) -> None:
+    tuned = attach_adapter(a_decoder(family), Lora(), seed=0)
+    adapted = {name.split(".lora_A")[0] for name, _ in tuned.named_parameters() if ".lora_A" in name}
+    assert len(adapted) == {"llama": 14, "gpt2": 8}[family]
+    assert not any("lm_head" in name for name in adapted)
+
+
+def test_the_adapters_config_names_last_parts_in_a_fixed_order() -> None:
+    tuned = attach_adapter(a_decoder(), Lora(), seed=0)
+    wanted = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert tuned.peft_config["default"].target_modules == wanted
+
+
+def test_after_three_steps_every_adapter_tensor_has_changed_and_no_other() -> None:
+    tuned = attach_adapter(a_decoder(), Lora(rank=4), seed=0)
+    before = {name: parameter.detach().clone() for name, parameter in tuned.named_parameters()}
+    train_a_little(tuned)
+    changed = {name for name, parameter in tuned.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == {name for name in before if "lora_" in name}
+
+
+def test_a_single_target_adapts_all_its_outputs() -> None:
+    tuned = attach_adapter(a_decoder(), Lora(rank=4, target_modules=["q_proj"]), seed=0)
+    train_a_little(tuned)
+    layer = bare(tuned).model.layers[0].self_attn.q_proj
+    update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    assert bool((update.abs().sum(dim=1) > 0).all())
+
+
+def test_a_name_that_matches_nothing_is_refused_with_the_modules_there_are() -> None:
+    with pytest.raises(RunError, match=r"'nope'.*there are 'q_proj', 'k_proj'") as caught:
+        attach_adapter(a_decoder(), Lora(target_modules=["q_proj", "nope"]), seed=0)
+    assert caught.value.reason == "TargetModulesNotFound"
+    assert "'q_proj', which" not in caught.value.message
+
+
+def test_part_of_a_name_matches_nothing() -> None:
+    with pytest.raises(RunError, match="'proj'"):
+        resolve_targets(a_decoder(), ["proj"])
+
+
+def test_a_regex_matches_whole_paths_of_linear_modules() -> None:
+    found = resolve_targets(a_decoder(), [r"regex:model\.layers\.1\.self_attn.*"])
+    assert found == [f"model.layers.1.self_attn.{part}_proj" for part in "qkvo"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["regex:q_proj"], "TargetModulesNotFound"),
+        (["regex:("], "TargetModulesInvalid"),
+        (["regex:.*", "q_proj"], "TargetModulesInvalid"),
+    ],
+)
+def test_a_regex_that_cannot_serve_is_refused(names: list[str], reason: str) -> None:
+    with pytest.raises(RunError) as caught:
+        resolve_targets(a_decoder(), names)
+    assert caught.value.reason == reason
+
+
+def test_the_adapters_start_depends_on_the_seed_alone() -> None:
+    def start(seed: int) -> torch.Tensor:
+        tuned = attach_adapter(a_decoder(), Lora(), seed=seed)
+        return torch.cat([p.detach().flatten() for p in trained_parameters(tuned)])
+
+    assert torch.equal(start(1), start(1))
+    assert not torch.equal(start(1), start(2))
+
+
+def test_an_adapter_is_trained_further_from_where_it_was(tmp_path: Path) -> None:
+    first = attach_adapter(a_decoder(), Lora(rank=4, alpha=8), seed=0)
+    train_a_little(first)
+    first.save_pretrained(str(tmp_path))
+    second = continue_adapter(a_decoder(), tmp_path, None)
+    for old, new in zip(trained_parameters(first), trained_parameters(second), strict=True):
+        assert torch.equal(old, new)
+        assert new.requires_grad
+
+
+def test_another_rank_than_the_adapters_is_refused(tmp_path: Path) -> None:
+    attach_adapter(a_decoder(), Lora(rank=4, alpha=8), seed=0).save_pretrained(str(tmp_path))
+    with pytest.raises(RunError, match=r"rank 16 and alpha 32.*rank 4 and alpha 8") as caught:
+        continue_adapter(a_decoder(), tmp_path, Lora())
+    assert caught.value.reason == "AdapterMismatch"
+
+
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.NF4])
+def test_a_quantised_base_stays_and_its_adapter_trains_as_many_parameters(
+    folder: Path, quantization: Quantization
+) -> None:
+    plain = load_model(folder, Method(), 0, CPU)
+    model = load_model(folder, Method(quantization=quantization), 0, CPU)
+    assert trained_count(model) == trained_count(plain) > 0
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    trained = [p.detach().clone() for p in trained_parameters(model)]
+    train_a_little(model)
+    assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
+    assert not any(torch.equal(a, b) for a, b in zip(trained, trained_parameters(model), strict=True))
+    assert {p.dtype for p in trained_parameters(model)} == {torch.float32}
+
+
+@pytest.mark.parametrize("method", [Method(), Method(type=MethodType.FULL), Method(quantization=Quantization.NF4)])
+def test_the_check_without_weights_counts_what_is_trained(folder: Path, method: Method) -> None:
+    parameters, trainable = check_on_meta(folder, a_training(method))
+    model = load_model(folder, method.model_copy(update={"quantization": Quantization.NONE}), 0, CPU)
+    assert trainable == trained_count(model)
+    assert parameters == sum(p.numel() for p in bare(model).parameters() if method.type is MethodType.FULL) or (
+        parameters == sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+    )
+
+
+def test_a_config_that_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "nothing-known"}')
+    with pytest.raises(RunError) as caught:
+        check_on_meta(tmp_path, a_training(Method()))
+    assert caught.value.reason == "ModelUnsupported"

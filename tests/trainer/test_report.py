@@ -1,0 +1,141 @@
+"""Progress and results on their way to the operator, and the log."""
+
+import io
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
+from finetune_api.run import ReportTarget, RunResult, RunSpec
+from finetune_api.status import HistoryRow, Metrics, Progress
+from finetune_trainer import report as report_module
+from finetune_trainer.log import Log
+from finetune_trainer.report import Reporter, thinned
+from trainer.reports_server import reports_server
+from trainer.runs import a_run
+
+RESULT = RunResult(stage=Stage.TRAIN, progress=Progress(percent=100))
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "FINAL_WAIT_SECONDS", 0.01)
+
+
+def a_run_that_reports(tmp_path: Path, url: str) -> RunSpec:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    run = a_run(tmp_path, "hf://a/b", [{"name": "d", "uri": "s3://b/d.jsonl"}])
+    return run.model_copy(update={"report": ReportTarget(url=url, token_file=str(token))})
+
+
+def a_log() -> tuple[Log, io.StringIO]:
+    stream = io.StringIO()
+    return Log(stream=stream), stream
+
+
+def test_the_last_report_has_everything_and_the_result(tmp_path: Path) -> None:
+    log, _ = a_log()
+    with reports_server() as server, Reporter(a_run_that_reports(tmp_path, server.url), Stage.TRAIN, log) as report:
+        report.start(Activity.TRAINING)
+        report.progress(Progress(percent=50, step=5, total_steps=10))
+        report.row(HistoryRow(step=5, epoch=0.5, training_loss=2.0), Metrics(training_loss=2.0))
+        report.finish(RESULT)
+    last = server.reports[-1]
+    assert last.result == RESULT
+    assert last.activity is Activity.TRAINING
+    assert last.progress is not None
+    assert last.progress.step == 5
+    assert [row.training_loss for row in last.history] == [2.0]
+    assert set(server.tokens) == {"Bearer secret"}
+
+
+def test_many_changes_make_few_reports(tmp_path: Path) -> None:
+    log, _ = a_log()
+    with reports_server() as server, Reporter(a_run_that_reports(tmp_path, server.url), Stage.TRAIN, log) as report:
+        for step in range(500):
+            report.progress(Progress(step=step))
+        report.finish(RESULT)
+    assert len(server.reports) <= 3
+
+
+def test_news_are_sent_while_the_run_goes_on(tmp_path: Path) -> None:
+    log, _ = a_log()
+    with reports_server() as server:
+        with Reporter(a_run_that_reports(tmp_path, server.url), Stage.TRAIN, log, interval_seconds=0.01) as report:
+            report.start(Activity.TRAINING)
+            while not any(seen.activity is Activity.TRAINING for seen in server.reports):
+                pass
+            report.finish(RESULT)
+        assert server.reports[-1].result == RESULT
+
+
+def test_the_result_is_sent_again_until_it_is_taken(tmp_path: Path) -> None:
+    log, _ = a_log()
+    with reports_server() as server, Reporter(a_run_that_reports(tmp_path, server.url), Stage.TRAIN, log) as report:
+        server.refusals_left = 2
+        report.finish(RESULT)
+    assert server.reports[-1].result == RESULT
+
+
+def test_an_endpoint_that_is_not_there_is_warned_about_once_and_stops_nothing(tmp_path: Path) -> None:
+    log, stream = a_log()
+    run = a_run_that_reports(tmp_path, "http://127.0.0.1:9/v1/progress")
+    with Reporter(run, Stage.TRAIN, log) as report:
+        report.progress(Progress(step=1))
+        report.finish(RESULT)
+    lines = [line for line in stream.getvalue().splitlines() if "warning" in line]
+    assert len(lines) == 1
+    assert "http://127.0.0.1:9/v1/progress" in lines[0]
+    assert "secret" not in stream.getvalue()
+
+
+def test_a_run_without_an_endpoint_only_logs(tmp_path: Path) -> None:
+    log, stream = a_log()
+    with Reporter(a_run(tmp_path, "hf://a/b", [{"name": "d", "uri": "s3://b/d"}]), Stage.TRAIN, log) as report:
+        report.say("step 1/10", loss=1.5)
+        report.finish(RESULT)
+    assert stream.getvalue().endswith("step 1/10 loss 1.5\n")
+
+
+def rows(count: int, every: int) -> list[HistoryRow]:
+    return [
+        HistoryRow(step=step, epoch=step / 10, training_loss=1.0, validation_loss=2.0 if step % every == 0 else None)
+        for step in range(1, count + 1)
+    ]
+
+
+def test_a_short_history_is_whole() -> None:
+    assert thinned(rows(60, 7)) == rows(60, 7)
+
+
+def test_a_long_history_keeps_every_evaluation_and_the_newest_row() -> None:
+    whole = rows(1001, 50)
+    kept = thinned(whole)
+    assert len(kept) == STATUS_HISTORY_ROWS
+    assert [row for row in whole if row.validation_loss] == [row for row in kept if row.validation_loss]
+    assert kept[-1] == whole[-1]
+    assert [row.step for row in kept] == sorted({row.step for row in kept})
+
+
+def test_too_many_evaluations_are_spread_evenly() -> None:
+    kept = thinned(rows(1000, 1))
+    assert len(kept) == STATUS_HISTORY_ROWS
+    gaps = [b.step - a.step for a, b in pairwise(kept)]
+    assert max(gaps) <= 2 * min(gaps)
+
+
+def test_the_log_holds_no_control_characters_and_one_line_per_event() -> None:
+    log, stream = a_log()
+    log.say("row \x1b[31mred\x1b[0m\nnext")
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_the_json_log_is_one_object_a_line() -> None:
+    stream = io.StringIO()
+    Log(as_json=True, stream=stream).say("step 1/10", loss=0.5, dev=None)
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["loss"], line["level"]) == ("step 1/10", 0.5, "info")
+    assert "dev" not in line
