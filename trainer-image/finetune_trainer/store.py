@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote, urlsplit
 
 import boto3
 import boto3.exceptions
@@ -120,7 +119,7 @@ def open_store(uri: str, access: StorageAccess) -> Store:
         bucket, _, prefix = rest.partition("/")
         return S3Store(bucket, prefix.strip("/"), access)
     if scheme == "file":
-        return FileStore(Path(unquote(urlsplit(uri).path)))
+        return FileStore(Path(rest))  # Literally: a path is no URL, and may hold % or #.
     raise RunError(
         FailureClass.INVALID_CONFIG, "UriUnsupported", f"{uri} is not readable here", "Use an s3:// or file:/// URI."
     )
@@ -299,13 +298,21 @@ class S3Store:
             if code in allowed:
                 return
             if code in MISSING:
-                raise NotFoundError(uri, bucket_missing=code == "NoSuchBucket") from error
+                raise NotFoundError(uri, bucket_missing=code != "NoSuchKey" and not self._has_bucket()) from error
             raise self._failure(operation, uri, code, error) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             remedy = "Name a Secret in storage.credentialsSecretRef, or give the service account workload identity."
             raise denied(operation, uri, "there are no credentials", remedy) from error
         except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
             raise infrastructure(f"S3 at {self._where()} does not answer: {error}") from error
+
+    def _has_bucket(self) -> bool:
+        """A HEAD says 404 for a missing object and for a missing bucket alike."""
+        try:
+            self.client.head_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            return error.response.get("Error", {}).get("Code") not in MISSING
+        return True
 
     def _failure(self, operation: str, uri: str, code: str, error: ClientError) -> RunError:
         if code not in DENIED:

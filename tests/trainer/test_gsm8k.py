@@ -1,0 +1,39 @@
+"""Real data: GSM8K's answers hold `<<48/2=24>>`, which must never be read as a reference."""
+
+from pathlib import Path
+
+import pytest
+from finetune_api.resource import Dataset, Format, TrainingSpec
+from finetune_trainer.survey import DataFile, DatasetReader, RenderedRow
+from trainer.runs import SHARED
+
+GSM8K = SHARED / "data" / "gsm8k"
+
+pytestmark = pytest.mark.skipif(not GSM8K.is_dir(), reason="shared/data/gsm8k is not there")
+
+TEMPLATES = {"promptTemplate": "Question: <<question>>\nAnswer: ", "completionTemplate": "<<answer>>"}
+
+
+def rendered(name: str, **templates: str) -> list[RenderedRow]:
+    dataset = {"name": "gsm8k", "uri": "s3://data/gsm8k"}
+    training = TrainingSpec.model_validate(
+        {"model": {"uri": "s3://models/m"}, "datasets": [dataset], "output": {"uri": "s3://out/x"}, **templates}
+    )
+    file = DataFile(Dataset.model_validate(dataset), GSM8K / name, Format.JSONL, "")
+    rows = list(DatasetReader(file, training).rows())
+    assert all(isinstance(row, RenderedRow) for row in rows)
+    return [row for row in rows if isinstance(row, RenderedRow)]
+
+
+@pytest.mark.parametrize(("name", "count", "with_notes"), [("train.jsonl", 7473, 7378), ("test.jsonl", 1319, 1301)])
+def test_every_row_renders_with_its_answer_byte_for_byte(name: str, count: int, with_notes: int) -> None:
+    import json
+
+    answers = [
+        json.loads(line)["answer"] for line in Path(GSM8K / name).read_text(encoding="utf-8").split("\n") if line
+    ]
+    rows = rendered(name, **TEMPLATES)
+    assert len(rows) == len(answers) == count
+    assert [row.completion for row in rows] == answers
+    assert sum("<<" in row.completion for row in rows) == with_notes
+    assert all(row.prompt.startswith("Question: ") and row.prompt.endswith("\nAnswer: ") for row in rows)
