@@ -87,7 +87,7 @@ def a_run(name: str, **spec: Any) -> dict[str, Any]:
         "storage": {"endpoint": CLUSTER_ENDPOINT, "credentialsSecretRef": {"name": "s3"}},
         "trainer": {
             "gpusPerNode": 0,
-            "cpu": "500m",
+            "cpu": "800m",
             "memory": "2Gi",
             "ephemeralStorage": "1Gi",
             "sharedMemory": "64Mi",
@@ -108,7 +108,7 @@ def product(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The product, installed as the README says, with a base model and rows in S3."""
     images = Images(**build_and_load(cluster))
     access = install_s3(cluster, images)
-    settings = ["settings.prepare.cpu=500m", "settings.retryWaitSeconds=1", "settings.statusIntervalSeconds=1"]
+    settings = ["settings.prepare.cpu=800m", "settings.retryWaitSeconds=1", "settings.statusIntervalSeconds=1"]
     install_operator(cluster.binary("helm"), cluster.kubeconfig, images, *settings)
     installed = Product(Kubectl(cluster.binary("kubectl"), cluster.kubeconfig), _s3_client(access))
     _upload(installed.s3, a_model_folder(tmp_path_factory.mktemp("tiny")))
