@@ -45,7 +45,7 @@ check: $(READY) ## seconds: style, types, imports, generated files, chart, pure 
 	$(call step,mypy,$(BIN)/mypy && $(BIN)/mypy tests bench examples)
 	$(call step,import rules,$(BIN)/lint-imports)
 	$(call step,generated files,$(BIN)/python -m finetune_api --check)
-	$(call step,pure tests,$(BIN)/pytest -q -n 2 -m 'not cluster and not api_server and not slow' $(UNIT_TESTS))
+	$(call step,pure tests,$(BIN)/pytest -q -m 'not cluster and not api_server and not slow' $(UNIT_TESTS))
 
 generate: $(READY) ## write what is made from the types: CRD, chart's copy, reference pages
 	@$(BIN)/python -m finetune_api
@@ -97,4 +97,4 @@ clean: ## stop the local cluster and remove it with its images, .venv and all ca
 	@[ "$$(id -u)" != 0 ] || $(PYTHON) -m tests.cluster down --purge
 	@rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo 'Clean. Built programs and image layers stay in $${XDG_CACHE_HOME:-~/.cache}/finetune-operator.'
+	@echo "Clean. Built programs and image layers stay in $${XDG_CACHE_HOME:-$$HOME/.cache}/finetune-operator."

@@ -73,6 +73,12 @@ def test_images_and_pull_secrets_reach_the_settings(chart: Chart) -> None:
     assert settings["imagePullSecrets"] == ["registry"]
 
 
+@pytest.mark.parametrize("tag", ["1.10", "0123", "98cf6c828ee7", 123456789012])
+def test_a_tag_is_taken_as_it_is(chart: Chart, tag: str | int) -> None:
+    settings = chart.settings({"trainerImage": {"repository": "r.test/t", "tag": tag}})
+    assert settings["trainerImage"] == f"r.test/t:{tag}"
+
+
 def test_a_cluster_with_another_domain_is_reported_to_there(chart: Chart) -> None:
     assert chart.settings({"clusterDomain": "corp.test"})["reportUrl"].endswith(".ft-system.svc.corp.test:8080")
 

@@ -35,7 +35,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $repository ($image.tag | default $root.Chart.AppVersion) -}}
+{{- $tag := $image.tag | default $root.Chart.AppVersion -}}
+{{- /* `--set image.tag=123` gives a number, which must not be printed as 1.23e+02. */ -}}
+{{- printf "%s:%s" $repository (ternary $tag (int64 $tag | toString) (kindIs "string" $tag)) -}}
 {{- end -}}
 {{- end -}}
 
