@@ -9,6 +9,8 @@ PYTHON ?= python3
 # S3_IMAGE that it can pull; kind: a kind cluster.
 CLUSTER ?= local
 UV_VERSION := 0.13.9
+# Byte code is kept: torch and its kin take seconds to compile, and a hundred tests import them.
+unexport PYTHONDONTWRITEBYTECODE
 # The machine's own certificate authorities, as pip and curl use them.
 export UV_SYSTEM_CERTS := true
 
