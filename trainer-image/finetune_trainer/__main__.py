@@ -34,8 +34,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    quiet_libraries()
     parsed = _parser().parse_args(arguments)
     log = Log(as_json=os.environ.get(ENV_LOG_FORMAT, "").lower() == "json")
     try:
@@ -159,4 +157,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    quiet_libraries()
     sys.exit(main())

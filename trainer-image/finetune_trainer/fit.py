@@ -176,18 +176,17 @@ def _finite(number: float, what: str, step: int) -> float:
 
 
 def _tell(report: Reporter, curve: Curve, row: HistoryRow) -> None:
-    report.progress(curve.progress)
+    """What this step has to say, to the training log, the operator and the run's log."""
+    progress, metrics = curve.progress, curve.metrics
+    report.progress(progress)
     if row.training_loss is None and row.validation_loss is None:
         return
-    numbers = {"loss": row.training_loss, "dev loss": row.validation_loss}
-    trained = curve.metrics.to_json() if row.training_loss is not None else {}
-    curve.rows.append(row.to_json() | trained | curve.progress.to_json())
-    report.row(row, curve.metrics)
-    progress = curve.progress
+    trained = row.training_loss is not None
+    rate, norm = (metrics.learning_rate, metrics.grad_norm) if trained else (None, None)
+    newest = Metrics(learning_rate=rate, grad_norm=norm)
+    curve.rows.append(row.to_json() | newest.to_json() | progress.to_json())
+    report.row(row, metrics)
+    losses = {"loss": row.training_loss, "dev loss": row.validation_loss}
     report.say(
-        f"step {row.step}/{progress.total_steps}",
-        epoch=row.epoch,
-        **numbers,
-        rate=curve.metrics.learning_rate,
-        eta=progress.eta_seconds,
+        f"step {row.step}/{progress.total_steps}", epoch=row.epoch, **losses, rate=rate, eta=progress.eta_seconds
     )
