@@ -1,0 +1,151 @@
+"""The command line: a real process reads the order, writes the result, and says by its exit code what went wrong."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_api.names import ENV_LOG_FORMAT, MANIFEST_FILE, Exit, FailureClass, Stage
+from finetune_api.run import ReportTarget, RunResult, RunSpec
+from finetune_trainer.__main__ import main, read_run, unexpected_failure
+from finetune_trainer.errors import RunError
+
+from tests.trainer.reports_server import reports_server
+from tests.trainer.stories import a_story_run
+
+COMMAND = [sys.executable, "-m", "finetune_trainer"]
+
+
+def written(tmp_path: Path, run: RunSpec) -> Path:
+    path = tmp_path / "run.json"
+    path.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
+    return path
+
+
+def started(stage: str, path: Path, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, stage, "--run", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def result_in(text: str) -> RunResult:
+    return RunResult.model_validate_json(text)
+
+
+def test_both_stages_run_as_commands_and_report_over_http(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    with reports_server() as server:
+        run = a_story_run(tmp_path).model_copy(
+            update={
+                "report": ReportTarget(url=server.url, token_file=str(token)),
+                "result_file": str(tmp_path / "result.json"),
+                "threads": 1,
+            }
+        )
+        path = written(tmp_path, run)
+        for stage in Stage:
+            process = started(stage, path, **{ENV_LOG_FORMAT: "json", "FINETUNE_WRITER_ID": "feedbeef-0000"})
+            _, log = process.communicate()
+            assert process.returncode == 0, log
+            assert all(json.loads(line)["message"] for line in log.splitlines())
+            result = result_in((tmp_path / "result.json").read_text())
+            assert result.stage is stage
+            assert result.failure is None
+            assert server.reports[-1].result == result
+    assert result.artifact is not None
+    assert result.artifact.uri.endswith("/artifacts/1-feedbeef")
+    assert {report.stage for report in server.reports} == set(Stage)
+    assert max(len(report.history) for report in server.reports) > 5
+
+
+def test_sigterm_while_training_exits_143_and_publishes_nothing(tmp_path: Path) -> None:
+    endless = {"maxSteps": 1_000_000, "learningRate": 1e-4, "loggingSteps": 1}
+    run = a_story_run(tmp_path, hyperparameters=endless)
+    path = written(tmp_path, run)
+    prepared = started("prepare", path)
+    prepared.communicate()
+    assert prepared.returncode == 0
+    process = started("train", path)
+    assert process.stderr is not None
+    while "step 1/" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate()
+    assert process.returncode == Exit.TERMINATED
+    failure = result_in(out).failure
+    assert failure is not None
+    assert failure.failure_class is FailureClass.PREEMPTED
+    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+
+
+def test_a_run_file_that_is_not_there_is_one_line_and_exit_42(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--run", str(tmp_path / "none.json")]) == Exit.USER_ERROR
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "none.json cannot be read: No such file" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"identity": None}, "identity"),
+        ({"attempt": 0}, "attempt: Input should be greater than or equal to 1"),
+        ({"unknownField": 1}, "unknownField"),
+    ],
+)
+def test_a_wrong_run_file_names_the_field(tmp_path: Path, change: dict[str, Any], where: str) -> None:
+    run = a_story_run(tmp_path).model_dump(mode="json", by_alias=True, exclude_none=True)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run | change))
+    with pytest.raises(RunError, match=where) as caught:
+        read_run(path)
+    assert caught.value.reason == "RunFileInvalid"
+
+
+def test_a_users_mistake_is_a_failure_without_a_stack_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = a_story_run(tmp_path)
+    (tmp_path / "data.jsonl").unlink()
+    assert main(["prepare", "--run", str(written(tmp_path, run))]) == Exit.USER_ERROR
+    streams = capsys.readouterr()
+    failure = result_in(streams.out).failure
+    assert failure is not None
+    assert "data.jsonl" in failure.message
+    assert failure.remedy
+    assert "Traceback" not in streams.err
+
+
+def test_train_without_prepared_data_is_no_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--run", str(written(tmp_path, a_story_run(tmp_path)))]) == Exit.INFRASTRUCTURE
+    failure = result_in(capsys.readouterr().out).failure
+    assert failure is not None
+    assert failure.reason == "PreparedDataUnusable"
+
+
+@pytest.mark.parametrize(
+    ("error", "failure_class"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), FailureClass.GPU_OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device", "/scratch/x"), FailureClass.DISK_FULL),
+        (MemoryError(), FailureClass.HOST_OUT_OF_MEMORY),
+        (KeyError("surprise"), FailureClass.INFRASTRUCTURE),
+    ],
+)
+def test_an_exception_of_a_library_finds_its_class(error: Exception, failure_class: FailureClass) -> None:
+    assert unexpected_failure(error).failure_class is failure_class
+
+
+def test_an_unexpected_exception_is_named_by_type() -> None:
+    assert unexpected_failure(KeyError("surprise")).message == "KeyError: 'surprise'"
