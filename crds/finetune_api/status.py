@@ -8,12 +8,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from finetune_api.base import Model
 from finetune_api.names import STATUS_HISTORY_ROWS, ConditionType, FailureClass, Phase, Stage, StageState
 
 Text = Annotated[str, Field(max_length=1024)]
+Measured = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
+"""A measured number, to 6 significant digits: more would be noise in a table."""
 Uri = Annotated[str, Field(max_length=2048)]
 
 
@@ -77,13 +79,13 @@ class Progress(Model):
 class Metrics(Model):
     """The newest numbers of the training loop."""
 
-    training_loss: float | None = None
+    training_loss: Measured | None = None
     """Mean loss over the supervised tokens since the last log line."""
-    validation_loss: float | None = None
+    validation_loss: Measured | None = None
     """Loss over the dev rows."""
-    learning_rate: float | None = None
+    learning_rate: Measured | None = None
     """Learning rate of the newest step."""
-    grad_norm: float | None = None
+    grad_norm: Measured | None = None
     """Norm of the gradients before clipping."""
 
 
@@ -94,9 +96,9 @@ class HistoryRow(Model):
     """Optimizer step."""
     epoch: float = Field(ge=0)
     """Passes over the train rows, 4 decimals."""
-    training_loss: float | None = None
+    training_loss: Measured | None = None
     """Mean loss since the last row."""
-    validation_loss: float | None = None
+    validation_loss: Measured | None = None
     """Loss over the dev rows."""
 
 
@@ -187,9 +189,9 @@ class Resolved(Model):
 class Comparison(Model):
     """One metric before and after."""
 
-    base: float | None = None
+    base: Measured | None = None
     """The weights before step 1."""
-    tuned: float | None = None
+    tuned: Measured | None = None
     """The weights that are published."""
 
 

@@ -1,9 +1,9 @@
 """The product in one function: what a user would have lost is in each test's name."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from builders import NOON, a_failed_pod, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result, some_settings
 from finetune_api.names import ConditionType, FailureClass, Phase, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
@@ -11,24 +11,36 @@ from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.decide import Attempt, Decision, decide
 from finetune_operator.observed import Job, JobState, Observed, Report
 
+from tests.builders import (
+    NOON,
+    a_failed_pod,
+    a_failure_message,
+    a_finetune,
+    a_job,
+    a_pod,
+    a_report,
+    a_result,
+    some_settings,
+)
+
 PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
 
 
 def decided(status: FinetuneStatus | None, *jobs: Job, report: Report | None = None, base: Finetune | None = None,
-            seconds: float = 0, **spec: object) -> Decision:  # fmt: skip
+            seconds: float = 0, **spec: Any) -> Decision:  # fmt: skip
     """One decision, `seconds` after noon."""
     observed = Observed(jobs=jobs, report=report, base=base)
     return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
 
 
-def done(stage: Stage, attempt: int = 1, **parts: object) -> Job:
+def done(stage: Stage, attempt: int = 1, **parts: Any) -> Job:
     """A Job that is complete, with its result."""
     message = a_result(stage, **parts).to_message()
     return a_job(stage, attempt, COMPLETE, a_pod(phase="Succeeded", exit_code=0, message=message))
 
 
-def failed(stage: Stage, attempt: int = 1, **pod: object) -> Job:
+def failed(stage: Stage, attempt: int = 1, **pod: Any) -> Job:
     """A Job that has failed, with its pod."""
     return a_job(stage, attempt, FAILED, a_failed_pod(**pod))
 
@@ -107,7 +119,7 @@ def test_a_result_whose_pod_is_gone_is_taken_from_the_last_report() -> None:
         ({"exit_code": None, "reason": "Evicted"}, FailureClass.DISK_FULL),
     ],
 )
-def test_what_is_wrong_with_the_run_itself_ends_it_with_a_remedy(pod: dict[str, object], kind: FailureClass) -> None:
+def test_what_is_wrong_with_the_run_itself_ends_it_with_a_remedy(pod: dict[str, Any], kind: FailureClass) -> None:
     decision = decided(after_prepare(), failed(TRAIN, **pod))
     assert decision.status.failure is not None
     assert decision.status.failure.failure_class is kind
@@ -119,7 +131,7 @@ def test_what_is_wrong_with_the_run_itself_ends_it_with_a_remedy(pod: dict[str, 
 
 
 @pytest.mark.parametrize("pod", [{"exit_code": 43}, {"exit_code": 137}, {"exit_code": 1}])
-def test_an_infrastructure_failure_is_tried_again_after_a_growing_wait(pod: dict[str, object]) -> None:
+def test_an_infrastructure_failure_is_tried_again_after_a_growing_wait(pod: dict[str, Any]) -> None:
     first = decided(after_prepare(), failed(TRAIN, **pod))
     assert (first.start, first.status.retries, first.check_again) == (None, 1, timedelta(seconds=10))
     early = decided(first.status, failed(TRAIN, **pod), seconds=9)
@@ -145,7 +157,7 @@ def test_retries_used_up_hold_the_run_and_raising_the_limit_lets_it_go_on() -> N
 
 
 @pytest.mark.parametrize("pod", [{"disruption": "PreemptionByScheduler", "exit_code": 137}, {"exit_code": 143}])
-def test_a_preemption_starts_again_at_once_and_counts_against_nothing(pod: dict[str, object]) -> None:
+def test_a_preemption_starts_again_at_once_and_counts_against_nothing(pod: dict[str, Any]) -> None:
     decision = decided(after_prepare(), failed(TRAIN, **pod))
     assert decision.start == Attempt(TRAIN, 2)
     assert (decision.status.retries, decision.status.restarts) == (0, 1)
@@ -235,7 +247,7 @@ def base_run(status: FinetuneStatus | None = None) -> Finetune:
 
 
 def test_a_run_waits_for_the_one_it_builds_on_and_starts_from_its_artifact() -> None:
-    spec = {"model": {"finetuneRef": {"name": "base"}}}
+    spec: dict[str, Any] = {"model": {"finetuneRef": {"name": "base"}}}
     waiting = decided(None, base=base_run(), **spec)
     assert (waiting.start, told(waiting.status, ConditionType.READY)[1]) == (None, "WaitingForBaseModel")
     finished = decided(after_prepare(), done(PREPARE), done(TRAIN)).status
@@ -246,7 +258,7 @@ def test_a_run_waits_for_the_one_it_builds_on_and_starts_from_its_artifact() -> 
 
 
 def test_a_run_fails_with_the_one_it_builds_on() -> None:
-    spec = {"model": {"finetuneRef": {"name": "base"}}}
+    spec: dict[str, Any] = {"model": {"finetuneRef": {"name": "base"}}}
     broken = decided(after_prepare(), failed(TRAIN, exit_code=45)).status
     assert decided(None, base=base_run(broken), **spec).status.failure.reason == "BaseModelFailed"  # type: ignore[union-attr]
     assert decided(None, seconds=59, **spec).status.failure is None

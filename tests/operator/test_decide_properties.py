@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 
-from builders import NOON, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result, some_settings
 from finetune_api.names import FailureClass, Phase, Stage
 from finetune_api.status import FinetuneStatus
 from finetune_operator.decide import decide, is_over
 from finetune_operator.observed import Job, JobState, Observed
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.builders import NOON, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result, some_settings
 
 messages = st.one_of(
     st.none(),

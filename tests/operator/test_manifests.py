@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builders import UID, some_settings
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.run import RunSpec
 from finetune_api.status import FinetuneStatus, Resolved
 from finetune_operator.manifests import attempt_manifests, child_name, run_spec
+
+from tests.builders import UID, some_settings
 
 GOLDEN = Path(__file__).parents[1] / "data" / "finetunes"
 RUN_SPEC = Path(__file__).parents[1] / "data" / "run_spec.json"

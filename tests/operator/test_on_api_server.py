@@ -7,13 +7,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from builders import a_body, a_failure_message, a_result
 from finetune_api import names
 from finetune_api.names import Stage
 
+from tests.builders import a_body, a_failure_message, a_result
 from tests.cluster.light import LightCluster, free_port
 from tests.operator.operator_process import ROOT, Kubectl, eventually, running_operator
 
@@ -73,7 +73,7 @@ def end_pod(kubectl: Kubectl, name: str, stage: Stage, message: str, code: int =
 
 
 def phase(kubectl: Kubectl, name: str) -> str | None:
-    return finetune(kubectl, name)["status"].get("phase")
+    return cast("str | None", finetune(kubectl, name)["status"].get("phase"))
 
 
 def test_a_finetune_goes_the_straight_way_to_a_published_artifact(kubectl: Kubectl, operator: Path) -> None:

@@ -13,8 +13,9 @@ from finetune_trainer.model import bare, check_on_meta, load_model, trained_coun
 from finetune_trainer.optimizer import trained_parameters
 from finetune_trainer.pack import padded_batch
 from peft import PeftModel
-from trainer.decoders import a_decoder, some_rows
-from trainer.tiny import a_model_folder
+
+from tests.trainer.decoders import a_decoder, some_rows
+from tests.trainer.tiny import a_model_folder
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 

@@ -1,5 +1,7 @@
 """Steps in exact decimals, defaults and limits."""
 
+from typing import Any
+
 import pytest
 from finetune_api.resource import Hyperparameters, TrainingSpec
 from finetune_trainer.effective import effective_hyperparameters, sequence_length, total_steps, warmup_steps
@@ -31,7 +33,7 @@ def a_training(method: str = "lora", **hyperparameters: object) -> TrainingSpec:
     ],
 )
 def test_steps_are_epochs_times_steps_per_epoch_rounded_up(
-    rows: int, hyperparameters: dict[str, object], steps: int
+    rows: int, hyperparameters: dict[str, Any], steps: int
 ) -> None:
     found = effective_hyperparameters(a_training(**hyperparameters), rows, 0, 64)
     assert found.total_steps == steps
@@ -53,12 +55,12 @@ def test_devices_make_the_effective_batch_larger() -> None:
         ({"warmupSteps": 9}, 10, 9),
     ],
 )
-def test_warmup_is_its_share_of_the_steps_rounded_up(given: dict[str, object], total: int, warmup: int) -> None:
+def test_warmup_is_its_share_of_the_steps_rounded_up(given: dict[str, Any], total: int, warmup: int) -> None:
     assert warmup_steps(Hyperparameters.model_validate(given), total) == warmup
 
 
 @pytest.mark.parametrize("given", [{"warmupSteps": 10}, {"warmupSteps": 11}, {"warmupRatio": 0.95}])
-def test_a_warmup_without_an_end_is_refused_with_the_limit(given: dict[str, object]) -> None:
+def test_a_warmup_without_an_end_is_refused_with_the_limit(given: dict[str, Any]) -> None:
     with pytest.raises(RunError, match="of 10 steps in all") as caught:
         warmup_steps(Hyperparameters.model_validate(given), 10)
     assert caught.value.reason == "WarmupTooLong"

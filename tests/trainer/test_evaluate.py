@@ -9,7 +9,8 @@ from finetune_trainer.attention import rows_attended
 from finetune_trainer.evaluate import Likelihood, generate, generation_settings, likelihood
 from finetune_trainer.loss import LossModel
 from finetune_trainer.pack import micro_batches
-from trainer.decoders import FAMILIES, VOCABULARY, a_decoder, some_rows
+
+from tests.trainer.decoders import FAMILIES, VOCABULARY, a_decoder, some_rows
 
 PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15, 16, 17, 18, 19, 20]]
 

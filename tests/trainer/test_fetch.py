@@ -11,9 +11,10 @@ import pytest
 from finetune_api.run import RunSpec
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import fetch_model
-from trainer.fake_hub import COMMIT, fake_hub
-from trainer.runs import a_dataset, a_run
-from trainer.tiny import a_model_folder
+
+from tests.trainer.fake_hub import COMMIT, fake_hub
+from tests.trainer.runs import a_dataset, a_run
+from tests.trainer.tiny import a_model_folder
 
 
 def a_served_model(tmp_path: Path) -> Path:

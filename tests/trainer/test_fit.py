@@ -16,8 +16,9 @@ from finetune_trainer.fit import Curve, Settings, fit
 from finetune_trainer.log import Log
 from finetune_trainer.loss import LossModel
 from finetune_trainer.report import Reporter
-from trainer.decoders import a_decoder, some_rows
-from trainer.runs import a_run
+
+from tests.trainer.decoders import a_decoder, some_rows
+from tests.trainer.runs import a_run
 
 SETTINGS = Settings(
     total_steps=6,
@@ -95,7 +96,7 @@ def test_every_setting_changes_the_curve(tmp_path: Path, changes: dict[str, Any]
 
 
 def test_adam_differs_from_adamw_where_there_is_decay(tmp_path: Path) -> None:
-    with_decay = {"weight_decay": 0.5}
+    with_decay: dict[str, Any] = {"weight_decay": 0.5}
     adam = losses(trained(tmp_path, optimizer=Optimizer.ADAM, **with_decay))
     assert adam != losses(trained(tmp_path, optimizer=Optimizer.ADAMW, **with_decay))
 
@@ -122,7 +123,7 @@ def test_rows_of_the_curve_come_every_logging_steps_and_at_the_end(tmp_path: Pat
 
 
 def test_a_logged_loss_is_the_mean_over_the_tokens_since_the_last_row(tmp_path: Path) -> None:
-    frozen = {"learning_rate": 1e-12, "total_steps": 3, "rows_per_batch": 4}
+    frozen: dict[str, Any] = {"learning_rate": 1e-12, "total_steps": 3, "rows_per_batch": 4}
     single = trained(tmp_path, **frozen)
     whole = trained(tmp_path, logging_steps=3, **frozen)
     supervised = int(ROWS.supervised.sum())

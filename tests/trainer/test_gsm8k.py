@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from finetune_api.resource import Dataset, Format, TrainingSpec
 from finetune_trainer.survey import DataFile, DatasetReader, RenderedRow
-from trainer.runs import SHARED
+
+from tests.trainer.runs import SHARED
 
 GSM8K = SHARED / "data" / "gsm8k"
 

@@ -7,8 +7,9 @@ import pytest
 from finetune_api.run import SecretFolder
 from finetune_trainer.errors import RunError
 from finetune_trainer.hub import HubModel
-from trainer.fake_hub import COMMIT, FakeHub, fake_hub
-from trainer.tiny import a_model_folder
+
+from tests.trainer.fake_hub import COMMIT, FakeHub, fake_hub
+from tests.trainer.tiny import a_model_folder
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from itertools import chain
 import numpy as np
 import pytest
 from finetune_trainer.pack import epoch_order, micro_batches, packed_batch, padded_batch, step_rows
-from trainer.decoders import some_rows
+
+from tests.trainer.decoders import some_rows
 
 
 def test_a_packed_batch_has_every_token_once_and_each_row_counts_from_zero() -> None:

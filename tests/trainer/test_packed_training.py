@@ -9,8 +9,9 @@ from finetune_trainer.loss import LossModel, has_plain_head, tiled_loss
 from finetune_trainer.pack import micro_batches, packed_batch, padded_batch
 from finetune_trainer.prepared import TokenRows
 from torch import Tensor
-from trainer.decoders import FAMILIES, a_decoder, some_rows
 from transformers import PreTrainedModel
+
+from tests.trainer.decoders import FAMILIES, a_decoder, some_rows
 
 EVERY_ROW = range(5)
 
@@ -148,8 +149,9 @@ def test_the_tiled_head_has_the_loss_and_gradients_of_the_whole(monkeypatch: pyt
 
 
 def test_a_head_that_scales_its_logits_is_not_taken_for_a_plain_one() -> None:
-    from trainer.decoders import COMMON
     from transformers import GraniteConfig, GraniteForCausalLM
+
+    from tests.trainer.decoders import COMMON
 
     sizes = {key: value for key, value in COMMON.items() if key != "head_dim"}
     granite = GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0))

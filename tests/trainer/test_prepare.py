@@ -10,8 +10,9 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.prepare import prepare
 from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.store import open_store
-from trainer.runs import a_dataset, a_run, some_pairs, write_jsonl
-from trainer.tiny import a_model_folder
+
+from tests.trainer.runs import a_dataset, a_run, some_pairs, write_jsonl
+from tests.trainer.tiny import a_model_folder
 
 
 @pytest.fixture(scope="module")

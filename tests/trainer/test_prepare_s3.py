@@ -9,8 +9,9 @@ from finetune_api.run import RunSpec, SecretFolder, StorageAccess
 from finetune_trainer.__main__ import main
 from finetune_trainer.prepared import read_prepared
 from finetune_trainer.store import open_store, s3_client
-from trainer.runs import some_pairs, write_jsonl
-from trainer.tiny import a_model_folder
+
+from tests.trainer.runs import some_pairs, write_jsonl
+from tests.trainer.tiny import a_model_folder
 
 
 def keys_of(folder: Path, access_key: str, secret_key: str) -> SecretFolder:

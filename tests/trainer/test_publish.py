@@ -11,7 +11,8 @@ from finetune_api.status import Metrics
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
 from finetune_trainer.store import FileStore
-from trainer.runs import a_run
+
+from tests.trainer.runs import a_run
 
 RESULT = RunResult(stage=Stage.TRAIN, metrics=Metrics(training_loss=0.5))
 

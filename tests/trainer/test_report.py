@@ -12,8 +12,9 @@ from finetune_api.status import HistoryRow, Metrics, Progress
 from finetune_trainer import report as report_module
 from finetune_trainer.log import Log
 from finetune_trainer.report import Reporter, thinned
-from trainer.reports_server import reports_server
-from trainer.runs import a_run
+
+from tests.trainer.reports_server import reports_server
+from tests.trainer.runs import a_run
 
 RESULT = RunResult(stage=Stage.TRAIN, progress=Progress(percent=100))
 

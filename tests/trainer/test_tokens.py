@@ -7,15 +7,22 @@ from finetune_trainer.tokens import RowTokenizer, TokenRow, fitted
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from trainer.runs import SHARED
-from trainer.tiny import BOS, EOS, a_tokenizer
+
+from tests.trainer.runs import SHARED
+from tests.trainer.tiny import BOS, EOS, a_tokenizer
 
 CORPUS = ["the answer is the answer", "Answer: the theory", "ein Wort, noch ein Wort\n\n", "é ü 日本 #### 42"] * 20
 
 
+def end_id(tokenizer: Tokenizer) -> int:
+    found = tokenizer.token_to_id(EOS)
+    assert found is not None
+    return found
+
+
 def a_row_tokenizer(begin_token: bool = False, pad_is_end: bool = False) -> RowTokenizer:
     tokenizer = a_tokenizer(begin_token, pad_is_end)
-    return RowTokenizer(tokenizer, tokenizer.token_to_id(EOS))
+    return RowTokenizer(tokenizer, end_id(tokenizer))
 
 
 def a_byte_level_tokenizer() -> RowTokenizer:
@@ -32,7 +39,7 @@ def a_byte_level_tokenizer() -> RowTokenizer:
         f"{BOS} $A {EOS}",
         special_tokens=[(BOS, tokenizer.token_to_id(BOS)), (EOS, tokenizer.token_to_id(EOS))],
     )
-    return RowTokenizer(tokenizer, tokenizer.token_to_id(EOS))
+    return RowTokenizer(tokenizer, end_id(tokenizer))
 
 
 def a_sentencepiece_tokenizer(legacy: bool) -> RowTokenizer:
@@ -50,7 +57,7 @@ def a_sentencepiece_tokenizer(legacy: bool) -> RowTokenizer:
     tokenizer = Tokenizer.from_str(_without_special_bytes(tokenizer, byte_tokens))
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, bos)])
-    return RowTokenizer(tokenizer, tokenizer.token_to_id(EOS))
+    return RowTokenizer(tokenizer, end_id(tokenizer))
 
 
 def _without_special_bytes(tokenizer: Tokenizer, byte_tokens: list[str]) -> str:
@@ -73,7 +80,7 @@ every_kind = pytest.mark.parametrize("kind", ALL_KINDS)
 
 
 def tokens_of(of: RowTokenizer, row: TokenRow) -> list[str]:
-    return [of.tokenizer.id_to_token(int(number)) for number in row.ids]
+    return [str(of.tokenizer.id_to_token(int(number))) for number in row.ids]
 
 
 @pytest.mark.parametrize("pad_is_end", [False, True])
@@ -168,7 +175,7 @@ def test_unknown_characters_and_special_texts_are_counted_and_no_error() -> None
 def test_a_tokenizer_that_changes_text_is_counted_as_lossy() -> None:
     tokenizer = a_tokenizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), tokenizer.pre_tokenizer])
-    found = RowTokenizer(tokenizer, tokenizer.token_to_id(EOS))
+    found = RowTokenizer(tokenizer, end_id(tokenizer))
     found.encode([("a b", "c d"), ("ab", "cd")])
     assert found.oddities.lossy == 1
 
@@ -176,7 +183,7 @@ def test_a_tokenizer_that_changes_text_is_counted_as_lossy() -> None:
 def test_a_normalizer_changes_text_without_being_odd() -> None:
     tokenizer = a_tokenizer()
     tokenizer.normalizer = normalizers.Lowercase()
-    found = RowTokenizer(tokenizer, tokenizer.token_to_id(EOS))
+    found = RowTokenizer(tokenizer, end_id(tokenizer))
     [row] = found.encode([("AB ", "Cd")])
     assert tokens_of(found, row) == ["a", "b", " ", "c", "d", EOS]
     assert _oddities(found) == 0
