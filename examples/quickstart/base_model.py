@@ -26,7 +26,7 @@ CHARACTERS = (*(chr(code) for code in range(32, 127)), "\n")
 POSITION_LIMIT = 256
 """Longest text in tokens; one token is one character."""
 
-STEPS, BATCH_ROWS, ROW_TOKENS = 300, 32, 128
+STEPS, BATCH_ROWS, ROW_TOKENS = 400, 16, 128
 LEARNING_RATE, WARMUP_STEPS = 4e-3, 20
 SEED = 0
 THREADS = 2

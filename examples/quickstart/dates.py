@@ -19,15 +19,19 @@ THINGS = ("bridge", "letter", "school", "ship", "museum", "treaty", "garden", "s
 
 SENTENCES = (
     "The {thing} in {place} was opened on {date}.",
-    "{person} was born in {place} on {date}.",
     "{person} left {place} on {date} and came back on {other}.",
-    "Nobody in {place} forgot {date}. Ask {person} about {date}.",
     "Diary of {person}, {date}\nWe saw the {thing}. End of {date}.",
     "{date}: the {thing} is closed. Open again after {date}.",
-    "Dated {date}, signed {date}, {person}.",
-    "From {date} to {other}: {thing}. Paid on {other}, due on {date}.",
 )
-"""Plain text in which a date may come twice, but never in two forms: the task itself is not in it."""
+"""Text with dates in any form, ISO 8601 among them; a date that comes twice has one form."""
+
+REMARKS = (
+    "{person} came to {place} on {date}. It was {month}, the year {year}.",
+    "{place}, {date}: day {day} of {month}, year {year}.",
+    "In {year}, on day {day} of {month}: the {thing} opens on {date}.",
+    "{date}. The {thing} is of {year}, {month}, day {day}.",
+)
+"""Text that takes a date apart, never one in ISO 8601: the task itself is in no sentence."""
 
 
 def ordinal(day: int) -> str:
@@ -77,14 +81,18 @@ def rows(count: int, seed: int = 0) -> list[dict[str, str]]:
 
 
 def sentences(seed: int = 0) -> Iterator[str]:
-    """Endless sentences that hold dates in all forms, ISO 8601 among them."""
+    """Endless sentences that hold dates in all forms."""
     chance = random.Random(f"sentences {seed}")
     forms = (*FORMS, date.isoformat)
     while True:
-        form = chance.choice(forms)
-        yield chance.choice(SENTENCES).format(
-            date=form(random_date(chance)),
+        form, day = chance.choice(forms), random_date(chance)
+        templates = SENTENCES if form is date.isoformat else (*SENTENCES, *REMARKS)
+        yield chance.choice(templates).format(
+            date=form(day),
             other=form(random_date(chance)),
+            day=day.day,
+            month=f"{day:%B}",
+            year=day.year,
             thing=chance.choice(THINGS),
             place=chance.choice(PLACES),
             person=chance.choice(PEOPLE),

@@ -8,7 +8,7 @@ from examples.quickstart.places import Place
 from examples.quickstart.terminal import LiveLine, say
 from tests.cluster.problem import ClusterProblem
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 LONGEST_SECONDS = 1800.0
 ENDED = ("Succeeded", "Failed", "Suspended")
 
