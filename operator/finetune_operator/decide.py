@@ -214,11 +214,10 @@ def _completed(run: Run, job: Job) -> Step:
     result = result_of(job, run.observed.report)
     if result is None or (job.stage is Stage.TRAIN and result.artifact is None):
         return _after_failure(run, job, lost_result(job))
-    status = stages.finish(run.status, job, StageState.SUCCEEDED, None)
-    merged, _ = merge_report(
-        status, run.observed.report, job, interval=timedelta(0), generation=run.finetune.metadata.generation
-    )
-    run = replace(run, status=merged.model_copy(update={"failure": None}))
+    generation = run.finetune.metadata.generation
+    merged, _ = merge_report(run.status, run.observed.report, job, interval=timedelta(0), generation=generation)
+    status = stages.finish(merged, job, StageState.SUCCEEDED, None)
+    run = replace(run, status=status.model_copy(update={"failure": None}))
     return _prepared(run, result) if job.stage is Stage.PREPARE else _trained(run, result)
 
 

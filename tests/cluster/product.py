@@ -33,6 +33,11 @@ def install_operator(helm: Path, kubeconfig: Path, images: Images, *settings: st
     command += ["--namespace", RELEASE, "--create-namespace", "--wait", f"--timeout={INSTALL_SECONDS}s"]
     command += [word for value in values for word in ("--set", value)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "another operation" in done.stderr:
+        raise ClusterProblem(
+            f"Another installation of {RELEASE} is under way, or one was cut off. If it was cut off, type: "
+            f"kubectl delete secret -n {RELEASE} -l owner=helm,status!=deployed"
+        )
     if done.returncode != 0:
         raise ClusterProblem(f"helm could not install the operator: {done.stderr.strip()}")
 
