@@ -46,17 +46,28 @@ def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -
 
     Raises RunError (InvalidConfig, AdapterMismatch) where `asked` describes another adapter than the one there is.
     """
-    tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    config = tuned.peft_config["default"]
+    _check_same(LoraConfig.from_pretrained(str(folder)), asked)
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+
+
+def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
+    """As `continue_adapter`, for a model on the meta device: the adapter's shape alone."""
+    config = LoraConfig.from_pretrained(str(folder))
+    _check_same(config, asked)
+    config.inference_mode, config.base_model_name_or_path = False, None
+    return get_peft_model(model, config)
+
+
+def _check_same(config: LoraConfig, asked: Lora | None) -> None:
     there = (config.r, float(config.lora_alpha))
-    if asked is not None and (asked.rank, float(asked.alpha)) != there:
-        message = (
-            f"method.lora asks for rank {asked.rank} and alpha {asked.alpha:g}, but the adapter to train further has "
-            f"rank {there[0]} and alpha {there[1]:g}"
-        )
-        remedy = "Leave method.lora out, or start from a merged model."
-        raise RunError(FailureClass.INVALID_CONFIG, "AdapterMismatch", message, remedy)
-    return tuned
+    if asked is None or (asked.rank, float(asked.alpha)) == there:
+        return
+    message = (
+        f"method.lora asks for rank {asked.rank} and alpha {asked.alpha:g}, but the adapter to train further has "
+        f"rank {there[0]} and alpha {there[1]:g}"
+    )
+    remedy = "Leave method.lora out, or start from a merged model."
+    raise RunError(FailureClass.INVALID_CONFIG, "AdapterMismatch", message, remedy)
 
 
 def resolve_targets(model: nn.Module, names: list[str]) -> str | list[str]:

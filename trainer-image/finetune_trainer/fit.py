@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +90,10 @@ class Curve:
     metrics: Metrics = field(default_factory=Metrics)
     progress: Progress = field(default_factory=Progress)
 
+    def measured(self, **newest: float) -> None:
+        """Take over the newest numbers; the others stay."""
+        self.metrics = Metrics(**(self.metrics.model_dump() | newest))
+
 
 @dataclass
 class Clock:
@@ -102,6 +107,13 @@ class Clock:
     def seconds(self) -> float:
         """Time spent training so far."""
         return max(time.monotonic() - self.started - self.paused, 1e-9)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Time that is no training."""
+        began = time.monotonic()
+        yield
+        self.paused += time.monotonic() - began
 
     def progress(self, step: int, total: int, epoch: float) -> Progress:
         """How far training is after `step`."""
@@ -152,19 +164,19 @@ def fit(
 
         last = step == settings.total_steps
         epoch = round(step / steps_per_epoch, 4)
-        row = HistoryRow(step=step, epoch=epoch)
+        training_loss = validation_loss = None
         if step % settings.logging_steps == 0 or last:
-            row = row.model_copy(update={"training_loss": _finite(interval.mean(), "loss", step)})
-            newest = {"training_loss": row.training_loss, "grad_norm": _finite(float(norm), "gradient norm", step)}
-            curve.metrics = curve.metrics.model_copy(update=newest | {"learning_rate": rate})
+            training_loss = _finite(interval.mean(), "loss", step)
+            gradient_norm = _finite(float(norm), "gradient norm", step)
+            curve.measured(training_loss=training_loss, grad_norm=gradient_norm, learning_rate=rate)
             interval = Interval()
         curve.progress = clock.progress(step, settings.total_steps, epoch)
         if settings.eval_steps and (step % settings.eval_steps == 0 or last):
-            began = time.monotonic()
-            row = row.model_copy(update={"validation_loss": _finite(validate(), "dev loss", step)})
-            curve.metrics = curve.metrics.model_copy(update={"validation_loss": row.validation_loss})
-            schedule.after_evaluation(row.validation_loss or 0.0)
-            clock.paused += time.monotonic() - began
+            with clock.stopped():
+                validation_loss = _finite(validate(), "dev loss", step)
+            curve.measured(validation_loss=validation_loss)
+            schedule.after_evaluation(validation_loss)
+        row = HistoryRow(step=step, epoch=epoch, training_loss=training_loss, validation_loss=validation_loss)
         _tell(report, curve, row)
     return curve
 

@@ -14,6 +14,7 @@ from finetune_trainer.attention import PROBE_LENGTHS, packs_cleanly, rows_attend
 from finetune_trainer.batch import Batch
 from finetune_trainer.compute import Compute
 from finetune_trainer.evaluate import Likelihood, generate, generation_settings, likelihood
+from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.loss import LossModel, has_plain_head
 from finetune_trainer.model import Model, bare
 from finetune_trainer.pack import micro_batches, packed_batch
@@ -49,8 +50,9 @@ class Engine:
 
 
 def make_engine(model: Model, compute: Compute, packing: bool, warn: Callable[[str], None]) -> Engine:
-    """Try out what the model can do: packing where it was asked for and rows leave each other alone."""
+    """Find out what the model can do: fused adapters, and packing where rows leave each other alone."""
     inner = bare(model)
+    fuse_adapters(inner)
     probe = packed_batch(_probe_rows(inner.config.get_text_config().vocab_size), range(len(PROBE_LENGTHS)))
     probe = probe.to(compute.device)
     assert probe.layout is not None

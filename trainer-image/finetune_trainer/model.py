@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
-from finetune_trainer.adapter import attach_adapter, continue_adapter
+from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 
@@ -31,7 +31,7 @@ def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = N
         except ValueError as error:
             raise _unsupported(f"the model ({config.model_type}) is not a decoder that generates text") from error
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        trainable = trained_count(_with_method(model, training.method, training.hyperparameters.seed, adapter))
+        trainable = trained_count(_without_weights(model, training.method, adapter))
     return parameters, trainable
 
 
@@ -125,6 +125,14 @@ def merge(model: PeftModel) -> PreTrainedModel:
     """The adapter added into the weights, and gone as a module. Raises ValueError where the sum is not finite."""
     merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     return merged
+
+
+def _without_weights(base: PreTrainedModel, method: Method, adapter: Path | None) -> Model:
+    if method.type is MethodType.FULL:
+        return base.requires_grad_(True)
+    if adapter is not None:
+        return adapter_without_weights(base, adapter, method.lora)
+    return attach_adapter(base, method.lora or Lora(), seed=0)
 
 
 def _with_method(base: PreTrainedModel, method: Method, seed: int, adapter: Path | None) -> Model:
