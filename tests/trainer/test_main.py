@@ -127,6 +127,16 @@ def test_a_users_mistake_is_a_failure_without_a_stack_trace(tmp_path: Path, caps
     assert "Traceback" not in streams.err
 
 
+def test_a_wrong_answer_pattern_is_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_story_run(tmp_path, evaluation={"metrics": ["exactMatch"], "answerPattern": "no group"})
+    assert main(["prepare", "--run", str(written(tmp_path, run))]) == Exit.USER_ERROR
+    failure = result_in(capsys.readouterr().out).failure
+    assert failure is not None
+    assert (failure.failure_class, failure.reason) == (FailureClass.INVALID_CONFIG, "AnswerPatternInvalid")
+
+
 def test_train_without_prepared_data_is_no_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--run", str(written(tmp_path, a_story_run(tmp_path)))]) == Exit.INFRASTRUCTURE
     failure = result_in(capsys.readouterr().out).failure

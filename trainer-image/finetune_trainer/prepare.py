@@ -13,6 +13,7 @@ from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
 
+from finetune_trainer.answers import answer_pattern
 from finetune_trainer.corpus import Corpus
 from finetune_trainer.data_report import DataReport, data_report
 from finetune_trainer.datasets import count, fetch_dataset, split_rows
@@ -37,6 +38,7 @@ WARNING_LENGTH = 1024
 
 def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
     """Prepare a run below `store`, the run's root. Raises RunError for whatever stands in the way."""
+    answer_pattern(spec.training.evaluation.answer_pattern)  # Only used once trained, and by then too late to refuse.
     surveys = read_datasets(spec, store, say)
     parts, dropped = split_rows(surveys, spec.training)
     model = fetch_model(spec, Path(spec.scratch_directory), weights=False)
