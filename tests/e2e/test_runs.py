@@ -40,9 +40,9 @@ def test_a_run_ends_with_a_tested_artifact_in_s3(runs: Product) -> None:
     manifest = runs.read_json(status["artifact"]["manifestUri"])
     assert len(manifest["files"]) == status["artifact"]["files"]
     for file in manifest["files"]:
-        key = f"{status['artifact']['uri'].removeprefix(f's3://{BUCKET}/').rstrip('/')}/{file['path']}"
+        key = f"{status['artifact']['uri'].removeprefix(f's3://{BUCKET}/').rstrip('/')}/{file['name']}"
         content = runs.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        assert (len(content), hashlib.sha256(content).hexdigest()) == (file["bytes"], file["sha256"]), file["path"]
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (file["size"], file["sha256"]), file["name"]
     assert status["evaluation"]["perplexity"]["tuned"] < status["evaluation"]["perplexity"]["base"]
     assert status["progress"]["percent"] == 100
     assert (
@@ -94,7 +94,7 @@ def test_a_full_run_on_rows_from_a_configmap_publishes_the_whole_model(runs: Pro
         ("broken-data", "InvalidData", ["rows", "broken.jsonl", "line 3"]),
         ("no-file", "InvalidData", ["rows", f"s3://{BUCKET}/nowhere.jsonl"]),
         ("no-model", "InvalidConfig", [f"s3://{BUCKET}/nothing"]),
-        ("wrong-keys", "AccessDenied", ["s3://"]),
+        ("wrong-keys", "AccessDenied", [f"s3://{BUCKET}/rows.jsonl"]),
         ("no-secret", "AccessDenied", ["Secret e2e/absent", "AWS_ACCESS_KEY_ID"]),
     ],
 )

@@ -1,6 +1,7 @@
 """Stores: the same behaviour in a folder and in S3, and errors that say what to do."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,6 +114,14 @@ def test_wrong_keys_are_denied_naming_operation_uri_and_secret(s3: Any, tmp_path
     assert (caught.value.failure_class, caught.value.reason) == ("AccessDenied", "AccessDenied")
     assert "Secret team-a/s3" in caught.value.remedy
     assert "wrong" not in caught.value.message + caught.value.remedy
+
+
+@pytest.mark.parametrize("keys", [{"secret_key": "wrong"}, {"access_key": "nobody"}])
+def test_wrong_keys_are_not_taken_for_a_missing_file(s3: Any, tmp_path: Path, keys: dict[str, str]) -> None:
+    access = an_access(tmp_path, SimpleNamespace(**{**vars(s3), **keys}))
+    with pytest.raises(RunError) as caught:
+        open_store("s3://no-such-bucket-here/x", access).get_file("a", tmp_path / "a")
+    assert caught.value.failure_class == "AccessDenied"
 
 
 def test_a_missing_secret_or_key_is_named_before_any_call(tmp_path: Path) -> None:

@@ -37,10 +37,19 @@ PART_BYTES = 64 * 1024 * 1024
 TRIES = 5
 """Calls per operation in all; the SDK waits longer before each (its standard mode)."""
 
-DENIED = frozenset(
-    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401"}
-    | {"AllAccessDisabled", "AuthorizationHeaderMalformed", "RequestExpired", "TokenRefreshRequired", "Forbidden"}
+BAD_KEYS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "XAdminUserNotFound"}
 )
+"""The keys themselves are wrong. The last is versitygw's word for an unknown access key; it comes with 404."""
+DENIED = BAD_KEYS | {
+    "AccessDenied",
+    "403",
+    "401",
+    "AllAccessDisabled",
+    "AuthorizationHeaderMalformed",
+    "RequestExpired",
+}
+DENIED |= {"TokenRefreshRequired", "Forbidden"}
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NotFound", "404"})
 CONFLICT = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 
@@ -294,11 +303,13 @@ class S3Store:
         try:
             yield
         except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
+            code = error_code(error)
             if code in allowed:
                 return
+            if code in ("403", "404"):
+                code = self._spelled_out(code)
             if code in MISSING:
-                raise NotFoundError(uri, bucket_missing=code != "NoSuchKey" and not self._has_bucket()) from error
+                raise NotFoundError(uri, bucket_missing=code == "NoSuchBucket") from error
             raise self._failure(operation, uri, code, error) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             remedy = "Name a Secret in storage.credentialsSecretRef, or give the service account workload identity."
@@ -306,13 +317,14 @@ class S3Store:
         except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
             raise infrastructure(f"S3 at {self._where()} does not answer: {error}") from error
 
-    def _has_bucket(self) -> bool:
-        """A HEAD says 404 for a missing object and for a missing bucket alike."""
+    def _spelled_out(self, code: str) -> str:
+        """The answer to a HEAD has no body that says why; that of a LIST tells wrong keys and a missing bucket."""
         try:
-            self.client.head_bucket(Bucket=self.bucket)
+            self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
         except ClientError as error:
-            return error.response.get("Error", {}).get("Code") not in MISSING
-        return True
+            reason = error_code(error)
+            return reason if reason in BAD_KEYS or reason == "NoSuchBucket" else code
+        return code
 
     def _failure(self, operation: str, uri: str, code: str, error: ClientError) -> RunError:
         if code not in DENIED:
@@ -340,6 +352,11 @@ def s3_client(access: StorageAccess) -> "S3Client":
     return boto3.Session(botocore_session=session).client(
         "s3", endpoint_url=access.endpoint or None, region_name=access.region or "us-east-1", config=config
     )
+
+
+def error_code(error: ClientError) -> str:
+    """S3's word for what went wrong, or the HTTP status where it sent no word."""
+    return error.response.get("Error", {}).get("Code", "")
 
 
 def sha256_of(path: Path) -> str:
