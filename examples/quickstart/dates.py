@@ -43,7 +43,6 @@ def ordinal(day: int) -> str:
 FORMS: tuple[Callable[[date], str], ...] = (
     lambda d: f"{d.day} {d:%B %Y}",
     lambda d: f"{d.day} {d:%b %Y}",
-    lambda d: f"{d:%d %B %Y}",
     lambda d: f"{d:%B} {d.day}, {d.year}",
     lambda d: f"{d:%b} {d.day}, {d.year}",
     lambda d: f"{d:%b}. {d.day}, {d.year}",
@@ -54,12 +53,8 @@ FORMS: tuple[Callable[[date], str], ...] = (
     lambda d: f"{d:%A}, {d.day} {d:%B %Y}",
     lambda d: f"{d:%a} {d.day} {d:%b %Y}",
     lambda d: f"{d:%A}, {d:%B} {d.day}, {d.year}",
-    lambda d: f"{d:%a}, {d:%b} {ordinal(d.day)}, {d.year}",
     lambda d: f"{d:%A} the {ordinal(d.day)} of {d:%B %Y}",
-    lambda d: f"{d:%d/%b/%Y}",
     lambda d: f"{d.day}-{d:%b-%Y}",
-    lambda d: f"{d.day} {d:%b %Y}".upper(),
-    lambda d: f"{d.year}, {d:%B} {d.day}",
 )
 """How people write a date. The names are English: strftime's, in the locale that Python starts with."""
 
