@@ -46,7 +46,7 @@ def some_settings(**changes: Any) -> Settings:
 def a_pod(**changes: Any) -> Pod:
     """A pod that has just been made."""
     facts: dict[str, Any] = dict.fromkeys(Pod.__dataclass_fields__)
-    facts |= {"name": "story-pod", "uid": "pod-uid", "phase": "Pending", "created_at": NOON, "unschedulable": False}
+    facts |= {"name": "story-pod", "uid": "pod-uid", "phase": "Pending", "created_at": NOON}
     return Pod(**(facts | changes))
 
 
@@ -63,8 +63,8 @@ def a_job(stage: Stage = Stage.TRAIN, attempt: int = 1, state: JobState = JobSta
         attempt=attempt,
         state=state,
         reason="BackoffLimitExceeded" if state is JobState.FAILED else None,
+        created_at=NOON,
         finished_at=None if state is JobState.RUNNING else NOON,
-        is_deleting=False,
         pods=pods,
     )
 

@@ -10,7 +10,12 @@ class Model(BaseModel):
     """A value of the API. Unknown fields are dropped, as the API server drops them."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, frozen=True, use_attribute_docstrings=True, extra="ignore"
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        extra="ignore",
+        allow_inf_nan=False,
     )
 
     def to_json(self) -> dict[str, Any]:

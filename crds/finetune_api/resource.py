@@ -29,6 +29,29 @@ Quantity = Annotated[
 ]
 """A Kubernetes quantity such as `4`, `500m` or `32Gi`."""
 
+CPU_PATTERN = r"^([0-9]+(\.[0-9]{1,3})?|[0-9]+m)$"
+
+Cpu = Annotated[
+    str,
+    BeforeValidator(str),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": CPU_PATTERN,
+            "maxLength": 16,
+            **rules(
+                cel("type(self) == int ? self >= 1 : true", "trainer.cpu must be at least 1, or a part such as 500m")
+            ),
+        }
+    ),
+]
+"""CPUs: `4`, `1.5` or `1500m`."""
+
+CLASS_NAME_PATTERN = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
+
+KEYS_HAVE_A_SIZE = cel("self.all(key, key.size() > 0 && key.size() <= 253)", "a key has 1 to 253 characters")
+
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Template = Annotated[str, Field(min_length=1, max_length=16384)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=253)]
@@ -56,7 +79,7 @@ class BaseModelSource(Model):
         max_length=1024,
         json_schema_extra=rules(
             NO_DOT_DOT,
-            pattern=r"^(hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+|s3://[a-z0-9.-]+/[^\x00-\x20\x7f]+|pvc://[a-z0-9.-]+/[^\x00-\x20\x7f]+)$",
+            pattern=r"^(hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+|s3://[a-z0-9.-]+/[!-~]+|pvc://[a-z0-9.-]+/[!-~]+)$",
         ),
     )
     """Where the model is: `hf://ORG/NAME`, `s3://BUCKET/PREFIX` or `pvc://CLAIM/PATH`."""
@@ -102,7 +125,7 @@ class Dataset(Model):
         max_length=1024,
         json_schema_extra=rules(
             NO_DOT_DOT,
-            pattern=r"^(s3://[a-z0-9.-]+/[^\x00-\x20\x7f]+|configmap://[a-z0-9.-]+/[A-Za-z0-9._-]+|pvc://[a-z0-9.-]+/[^\x00-\x20\x7f]+)$",
+            pattern=r"^(s3://[a-z0-9.-]+/[!-~]+|configmap://[a-z0-9.-]+/[A-Za-z0-9._-]+|pvc://[a-z0-9.-]+/[!-~]+)$",
         ),
     )
     """Where the file is: `s3://BUCKET/KEY`, `configmap://NAME/KEY` or `pvc://CLAIM/PATH`."""
@@ -112,7 +135,9 @@ class Dataset(Model):
     """What a row is made of, where no template applies; `auto` finds it from the columns."""
     role: Role = Role.TRAIN
     """`train` is divided by `spec.split`; `dev` and `test` rows are evaluated only."""
-    columns: dict[ColumnName, ColumnName] = Field(default_factory=dict, max_length=64)
+    columns: dict[str, ColumnName] = Field(
+        default_factory=dict, max_length=64, json_schema_extra=rules(KEYS_HAVE_A_SIZE)
+    )
     """Wanted column name to column name in the file; afterwards only the wanted name exists."""
     max_rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Read no more than so many rows, from the start of the file."""
@@ -366,7 +391,7 @@ class Output(Model):
 
     uri: str = Field(
         max_length=512,
-        json_schema_extra=rules(NO_DOT_DOT, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x20\x7f]*)?$"),
+        json_schema_extra=rules(NO_DOT_DOT, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[!-~]*)?$"),
     )
     """`s3://BUCKET/PREFIX`; the run writes below `<uri>/<namespace>/<name>/<uid>/` and nowhere else."""
     artifact: ArtifactForm | None = None
@@ -376,7 +401,7 @@ class Output(Model):
 class Storage(Model):
     """How S3 is reached."""
 
-    endpoint: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[^\x00-\x20\x7f]+)?$"})
+    endpoint: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
     """URL of an S3-compatible server; empty = AWS."""
     region: str = Field(default="", max_length=64)
     """Region; empty = `us-east-1`."""
@@ -386,16 +411,31 @@ class Storage(Model):
     """Service account of the pods, for workload identity; empty = `default`."""
 
 
+class TolerationOperator(StrEnum):
+    """How a toleration compares its key."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """What a taint does."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
 class Toleration(Model):
     """A core/v1 Toleration."""
 
     key: str | None = Field(default=None, max_length=317)
     """Taint key; empty with operator `Exists` tolerates everything."""
-    operator: str | None = Field(default=None, max_length=16)
+    operator: TolerationOperator | None = None
     """`Exists` or `Equal`."""
     value: str | None = Field(default=None, max_length=63)
     """Taint value."""
-    effect: str | None = Field(default=None, max_length=32)
+    effect: TaintEffect | None = None
     """`NoSchedule`, `PreferNoSchedule` or `NoExecute`; empty = all."""
     toleration_seconds: int | None = Field(default=None, ge=0, le=2_147_483_647)
     """How long `NoExecute` is tolerated, in seconds."""
@@ -406,9 +446,13 @@ class Trainer(Model):
 
     gpus_per_node: int = Field(default=1, ge=0, le=1)
     """GPUs of the pod: 1, or 0 to train on CPU."""
-    gpu_resource: str = Field(default="nvidia.com/gpu", min_length=1, max_length=253)
-    """Resource name of a GPU."""
-    cpu: Quantity = "4"
+    gpu_resource: str = Field(
+        default="nvidia.com/gpu",
+        max_length=253,
+        json_schema_extra={"pattern": r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"},
+    )
+    """Resource name of a GPU, such as `nvidia.com/gpu` or `amd.com/gpu`."""
+    cpu: Cpu = "4"
     """CPU request and limit; on CPU also the number of threads."""
     memory: Quantity = "32Gi"
     """Memory request and limit."""
@@ -416,17 +460,19 @@ class Trainer(Model):
     """Disk request and limit, scratch folder included."""
     shared_memory: Quantity = "8Gi"
     """Size of /dev/shm; counts as memory."""
-    node_selector: dict[ColumnName, Annotated[str, Field(max_length=63)]] = Field(default_factory=dict, max_length=32)
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict, max_length=32, json_schema_extra=rules(KEYS_HAVE_A_SIZE)
+    )
     """Labels a node must have."""
     tolerations: list[Toleration] = Field(
         default_factory=list, max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
     """Taints the pod tolerates."""
-    priority_class_name: str = Field(default="", max_length=253)
+    priority_class_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
     """PriorityClass of the pod."""
-    runtime_class_name: str = Field(default="", max_length=253)
+    runtime_class_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
     """RuntimeClass of the pod."""
-    scheduler_name: str = Field(default="", max_length=253)
+    scheduler_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
     """Scheduler of the pod; empty = the default scheduler."""
     termination_grace_period_seconds: int = Field(default=300, ge=1, le=3600)
     """Seconds a pod gets to leave when it is stopped."""

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from finetune_api.base import StrictModel
+from finetune_api.base import Model, StrictModel
 from finetune_api.names import (
     STATUS_HISTORY_ROWS,
     TERMINATION_MESSAGE_BYTES,
@@ -95,8 +95,11 @@ class RunSpec(StrictModel):
     """CPU threads; None = as many as there are."""
 
 
-class RunResult(StrictModel):
-    """The answer of one stage: either a failure, or what it found."""
+class RunResult(Model):
+    """The answer of one stage: either a failure, or what it found.
+
+    Read tolerantly: a pod may outlive the upgrade of the operator that made it.
+    """
 
     stage: Stage
     failure: Failure | None = None
@@ -112,7 +115,8 @@ class RunResult(StrictModel):
     def to_message(self, limit: int = TERMINATION_MESSAGE_BYTES) -> str:
         """The result as one JSON line of at most `limit` bytes; free text is cut first, so that it always parses.
 
-        Warnings go first, then the failure's message is halved until it fits.
+        Warnings go first, then the failure's message and remedy are halved, then everything goes that is not the
+        failure or the artifact itself.
         """
         result = self
         while len(text := result.model_dump_json(by_alias=True, exclude_none=True).encode()) > limit:
@@ -122,13 +126,24 @@ class RunResult(StrictModel):
     def _shortened(self) -> Self:
         if self.data and self.data.warnings:
             return self.model_copy(update={"data": self.data.model_copy(update={"warnings": self.data.warnings[:-1]})})
-        if self.failure and len(self.failure.message) > 100:
-            half = self.failure.message[: len(self.failure.message) // 2] + "…"
-            return self.model_copy(update={"failure": self.failure.model_copy(update={"message": half})})
-        raise ValueError("the result is longer than the limit although no free text is left in it")
+        if self.failure and max(len(self.failure.message), len(self.failure.remedy)) > SHORT_TEXT:
+            halved = {"message": _halved(self.failure.message), "remedy": _halved(self.failure.remedy)}
+            return self.model_copy(update={"failure": self.failure.model_copy(update=halved)})
+        bare = type(self)(stage=self.stage, failure=self.failure, artifact=self.artifact)
+        if bare == self:
+            raise ValueError("the limit is too small for even the artifact's address")
+        return bare
 
 
-class ProgressReport(StrictModel):
+SHORT_TEXT = 100
+"""A text of so many characters is not cut any further."""
+
+
+def _halved(text: str) -> str:
+    return text if len(text) <= SHORT_TEXT else text[: len(text) // 2] + "…"
+
+
+class ProgressReport(Model):
     """What a trainer POSTs while it works, and once more when it is done."""
 
     identity: RunIdentity

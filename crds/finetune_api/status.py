@@ -11,7 +11,15 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from finetune_api.base import Model
-from finetune_api.names import STATUS_HISTORY_ROWS, ConditionType, FailureClass, Phase, Stage, StageState
+from finetune_api.names import (
+    STATUS_HISTORY_ROWS,
+    STATUS_WARNING_LENGTH,
+    ConditionType,
+    FailureClass,
+    Phase,
+    Stage,
+    StageState,
+)
 
 Text = Annotated[str, Field(max_length=1024)]
 Measured = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
@@ -53,6 +61,8 @@ class StageStatus(Model):
     """When the first pod of the newest attempt started."""
     finished_at: datetime | None = None
     """When its newest attempt ended."""
+    disruption: Annotated[str, Field(max_length=128)] | None = None
+    """Why the cluster took the pod of this attempt away, noted when first seen: a pod that is gone tells nothing."""
     message: Text | None = None
     """What it is doing or waiting for, in the scheduler's or kubelet's own words where they have some."""
 
@@ -143,7 +153,7 @@ class DataStatus(Model):
     """Tokens of the longest train row."""
     report_uri: Uri | None = None
     """The data report."""
-    warnings: list[Text] = Field(default_factory=list, max_length=8)
+    warnings: list[Annotated[str, Field(max_length=STATUS_WARNING_LENGTH)]] = Field(default_factory=list, max_length=8)
     """What a user should know and need not mend."""
 
 
@@ -232,7 +242,7 @@ class Failure(Model):
 
     failure_class: FailureClass = Field(alias="class")
     """Kind of failure; it decides what happens next."""
-    reason: Annotated[str, Field(max_length=128)]
+    reason: Annotated[str, Field(min_length=1, max_length=128)]
     """CamelCase word for programs."""
     message: Annotated[str, Field(max_length=2048)]
     """What is wrong, where, and the limit."""

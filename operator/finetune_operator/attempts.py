@@ -20,6 +20,15 @@ CLASS_OF_EXIT_CODE = {
 }
 """The class of an exit code whose message was lost."""
 
+MESSAGE_LENGTH = 1024
+"""Longest message of a failure in the status."""
+
+PREPARE_REMEDIES = {
+    FailureClass.HOST_OUT_OF_MEMORY: "Raise settings.prepare.memory of the chart: prepare has a size of its own.",
+    FailureClass.DISK_FULL: "Raise settings.prepare.ephemeralStorage of the chart: prepare has a size of its own.",
+}
+"""Remedies that differ for prepare, whose pod is not sized by `spec.trainer`."""
+
 
 def result_of(job: Job, report: Report | None) -> RunResult | None:
     """What a stage found, from the termination message, else from its last report; None when neither is there."""
@@ -30,36 +39,46 @@ def result_of(job: Job, report: Report | None) -> RunResult | None:
     return reported if reported and reported.failure is None else None
 
 
-def failure_of(job: Job, report: Report | None) -> Failure:
-    """Why an attempt failed, judged over every pod that was seen of it."""
+def failure_of(job: Job, report: Report | None, disruption: str | None = None) -> Failure:
+    """Why an attempt failed, judged over all its pods; `disruption` is what was noted of one that may be gone."""
     said = [result.failure for pod in job.pods if (result := parse_result(pod.message, job.stage)) and result.failure]
     if said:
-        return with_remedy(said[0])
-    disrupted = next((pod for pod in job.pods if pod.disruption), None)
-    if disrupted:
-        return a_failure(
-            FailureClass.PREEMPTED, disrupted.disruption or "Disrupted", f"pod {disrupted.name} was removed"
-        )
+        return with_remedy(said[0], job.stage)
+    reason = next((pod.disruption for pod in job.pods if pod.disruption), disruption)
+    if reason:
+        return a_failure(FailureClass.PREEMPTED, reason, f"the cluster took the pod of {job.name} away", job.stage)
     reported = _reported_result(job, report)
     if reported and reported.failure:
-        return with_remedy(reported.failure)
-    return next((failure for pod in job.pods if (failure := _failure_of_pod(pod))), _failure_without_pod(job))
+        return with_remedy(reported.failure, job.stage)
+    return next((found for pod in job.pods if (found := _failure_of_pod(pod, job.stage))), _failure_without_pod(job))
 
 
 def lost_result(job: Job) -> Failure:
     """A Job that is complete although nobody can say what it found."""
     message = f"Job {job.name} is complete, but its pod is gone and its result with it"
-    return a_failure(FailureClass.INFRASTRUCTURE, "ResultLost", message)
+    return a_failure(FailureClass.INFRASTRUCTURE, "ResultLost", message, job.stage)
 
 
-def a_failure(kind: FailureClass, reason: str, message: str, exit_code: int | None = None) -> Failure:
-    """A failure with the remedy of its class."""
-    return with_remedy(Failure(failure_class=kind, reason=reason, message=message, exit_code=exit_code))
+def vanished(name: str, stage: Stage) -> Failure:
+    """An attempt whose Job was there and is gone: somebody deleted it, and wants it to start again."""
+    return a_failure(FailureClass.PREEMPTED, "JobDeleted", f"Job {name} was deleted while it ran", stage)
 
 
-def with_remedy(failure: Failure) -> Failure:
-    """The failure; where it names no remedy, with the one of its class."""
-    return failure if failure.remedy else failure.model_copy(update={"remedy": POLICIES[failure.failure_class].remedy})
+def a_failure(
+    kind: FailureClass, reason: str, message: str, stage: Stage = Stage.TRAIN, exit_code: int | None = None
+) -> Failure:
+    """A failure with the remedy of its class; a message that is too long for the status is cut."""
+    return with_remedy(Failure(failure_class=kind, reason=reason, message=_cut(message), exit_code=exit_code), stage)
+
+
+def with_remedy(failure: Failure, stage: Stage) -> Failure:
+    """The failure, cut to what the status takes; where it names no remedy, with the one of its class."""
+    failure = failure.model_copy(update={"message": _cut(failure.message)})
+    if failure.remedy:
+        return failure
+    by_stage = PREPARE_REMEDIES if stage is Stage.PREPARE else {}
+    remedy = by_stage.get(failure.failure_class, POLICIES[failure.failure_class].remedy)
+    return failure.model_copy(update={"remedy": remedy})
 
 
 def parse_result(message: str | None, stage: Stage) -> RunResult | None:
@@ -71,27 +90,30 @@ def parse_result(message: str | None, stage: Stage) -> RunResult | None:
     return result if result.stage is stage else None
 
 
+def _cut(message: str) -> str:
+    return message if len(message) <= MESSAGE_LENGTH else message[: MESSAGE_LENGTH - 1] + "…"
+
+
 def _reported_result(job: Job, report: Report | None) -> RunResult | None:
     if report is None or (report.body.stage, report.body.attempt) != (job.stage, job.attempt):
         return None
     return report.body.result
 
 
-def _failure_of_pod(pod: Pod) -> Failure | None:
+def _failure_of_pod(pod: Pod, stage: Stage) -> Failure | None:
     if pod.reason == "Evicted":
-        return a_failure(
-            FailureClass.DISK_FULL, "Evicted", f"the kubelet evicted pod {pod.name}: it used too much disk"
-        )
+        message = f"the kubelet evicted pod {pod.name}: it used too much disk"
+        return a_failure(FailureClass.DISK_FULL, "Evicted", message, stage)
     if pod.exit_reason == "OOMKilled":
         message = f"pod {pod.name} was killed for using more memory than its limit"
-        return a_failure(FailureClass.HOST_OUT_OF_MEMORY, "OOMKilled", message, pod.exit_code)
+        return a_failure(FailureClass.HOST_OUT_OF_MEMORY, "OOMKilled", message, stage, pod.exit_code)
     if pod.exit_code:
         kind = CLASS_OF_EXIT_CODE.get(Exit(pod.exit_code)) if pod.exit_code in set(Exit) else None
         message = f"pod {pod.name} ended with exit code {pod.exit_code} and no readable message; see its log"
-        return a_failure(kind or FailureClass.INFRASTRUCTURE, "NoMessage", message, pod.exit_code)
+        return a_failure(kind or FailureClass.INFRASTRUCTURE, "NoMessage", message, stage, pod.exit_code)
     return None
 
 
 def _failure_without_pod(job: Job) -> Failure:
     message = f"Job {job.name} failed ({job.reason or 'no reason given'}) and none of its pods is left to say why"
-    return a_failure(FailureClass.INFRASTRUCTURE, "PodLost", message)
+    return a_failure(FailureClass.INFRASTRUCTURE, "PodLost", message, job.stage)

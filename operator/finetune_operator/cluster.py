@@ -8,8 +8,8 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -21,12 +21,15 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.config import ConfigException
 
 from finetune_operator.manifests import Manifest
-from finetune_operator.observed import Job, observed_jobs
+from finetune_operator.observed import Job, JobState, Pod, observed_children
 
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 30
 """Longest one request may take."""
+
+TROUBLE_AGE = timedelta(seconds=10)
+"""A Job whose pod has not started for so long is asked for its Events."""
 
 
 class Key(NamedTuple):
@@ -82,15 +85,28 @@ class Cluster:
         bodies = [await self._list(path) for path in paths]
         return [Key(item["metadata"]["namespace"], item["metadata"]["name"]) for body in bodies for item in body]
 
-    async def list_jobs(self, finetune: Finetune) -> tuple[Job, ...]:
-        """The Jobs of a Finetune with their pods, read now."""
+    async def list_children(self, finetune: Finetune) -> tuple[tuple[Job, ...], tuple[Pod, ...]]:
+        """The Jobs of a Finetune with their pods, and pods whose Job is gone; all read now."""
         meta = finetune.metadata
         selector = [("labelSelector", f"{names.LABEL_UID}={meta.uid}")]
         jobs, pods = await asyncio.gather(
             self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector),
             self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector),
         )
-        return observed_jobs(jobs, pods, meta.uid)
+        found, orphans = observed_children(jobs, pods, meta.uid)
+        return tuple([await self._with_trouble(job, meta.namespace) for job in found]), orphans
+
+    async def _with_trouble(self, job: Job, namespace: str) -> Job:
+        """The Job; where its pod has not started for a while, with the newest warning about either."""
+        age = datetime.now(UTC) - job.created_at if job.created_at else timedelta(0)
+        if job.state is not JobState.RUNNING or job.has_started or age < TROUBLE_AGE:
+            return job
+        about = [job.name, *(pod.name for pod in job.pods)]
+        queries = [[("fieldSelector", f"involvedObject.name={name},type=Warning")] for name in about]
+        lists = await asyncio.gather(*(self._list(f"/api/v1/namespaces/{namespace}/events", q) for q in queries))
+        events = [event for found in lists for event in found]
+        newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
+        return replace(job, trouble=f"{newest['reason']}: {newest['message']}") if newest else job
 
     async def create(self, manifest: Manifest) -> None:
         """Create the object; one that is there already is adopted if the same owner made it.
@@ -162,12 +178,20 @@ class Cluster:
         answer = await self._request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
         return _caller(answer.get("status", {}))
 
-    async def pod_labels(self, caller: Caller) -> dict[str, str] | None:
-        """Labels of the caller's pod; None when no pod of that name and uid is there."""
-        body = await self._get(f"/api/v1/namespaces/{caller.namespace}/pods/{caller.pod_name}")
-        if body is None or body["metadata"]["uid"] != caller.pod_uid:
+    async def job_labels(self, caller: Caller) -> dict[str, str] | None:
+        """Labels of the Job that controls the caller's pod, if a Finetune controls it; None for any other pod.
+
+        The pod's own labels prove nothing: whoever may create pods may write them.
+        """
+        pod = await self._get(f"/api/v1/namespaces/{caller.namespace}/pods/{caller.pod_name}")
+        owner = _controller(pod) if pod and pod["metadata"]["uid"] == caller.pod_uid else None
+        if owner is None or owner.get("kind") != "Job":
             return None
-        return dict(body["metadata"].get("labels", {}))
+        job = await self._get(f"/apis/batch/v1/namespaces/{caller.namespace}/jobs/{owner['name']}")
+        if job is None or job["metadata"]["uid"] != owner["uid"]:
+            return None
+        labels, run = dict(job["metadata"].get("labels", {})), _controller(job)
+        return labels if run and run.get("kind") == names.KIND and run["uid"] == labels.get(names.LABEL_UID) else None
 
     async def _get(self, path: str) -> dict[str, Any] | None:
         answer = await self._request("GET", path)
@@ -241,6 +265,10 @@ def _path_of(manifest: Manifest) -> str:
 
 def _owner_uid(body: Mapping[str, Any]) -> str | None:
     return next((owner["uid"] for owner in body["metadata"].get("ownerReferences", [])), None)
+
+
+def _controller(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    return next((owner for owner in body["metadata"].get("ownerReferences", []) if owner.get("controller")), None)
 
 
 def _caller(status: Mapping[str, Any]) -> Caller | None:

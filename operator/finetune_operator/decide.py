@@ -9,20 +9,24 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from finetune_api.failures import POLICIES, Next
-from finetune_api.names import ConditionType, FailureClass, Stage, StageState
+from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, FailureClass, Stage, StageState
 from finetune_api.resource import Finetune
 from finetune_api.run import RunResult
 from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneStatus, Resolved
 
 from finetune_operator import stages
-from finetune_operator.attempts import a_failure, failure_of, lost_result, result_of
+from finetune_operator.attempts import a_failure, failure_of, lost_result, result_of, vanished
 from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
+from finetune_operator.manifests import child_name
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import merge_report
 from finetune_operator.settings import Settings
 
 BASE_MODEL_GRACE = timedelta(seconds=60)
 """How long `finetuneRef` may name nothing: a GitOps tool applies the two in any order."""
+
+START_CHECK = timedelta(seconds=10)
+"""How often a Job whose pod has not started is looked at."""
 
 RESTARTS_THAT_COUNT = 5
 """Every fifth preemption counts as an infrastructure failure, so that a run cannot be preempted for ever."""
@@ -93,7 +97,7 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
 def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: bool, now: datetime) -> FinetuneStatus:
     """The status after the API server refused an attempt's objects: waiting with its words, or failed for good."""
     status = stages.put(finetune.status, attempt.stage, StageState.PENDING, attempt=attempt.number, message=message)
-    step = Step(status, Verdict.WORKING, "Refused", message)
+    step = Step(status, Verdict.WORKING, *stages.starting(status, attempt.stage, attempt.number))
     if for_good:
         failure = a_failure(FailureClass.INVALID_CONFIG, "JobInvalid", message)
         step = Step(status.model_copy(update={"failure": failure}), Verdict.FAILED, failure.reason, message)
@@ -152,25 +156,36 @@ def _with_model_uri(run: Run) -> FinetuneStatus:
         return run.status
     base = run.observed.base
     uri = run.finetune.spec.model.uri or (base.status.artifact.uri if base and base.status.artifact else None)
-    return run.status.model_copy(
-        update={"resolved": resolved.model_copy(update={"model_uri": uri, "trainer_image": run.settings.trainer_image})}
-    )
+    return run.status.model_copy(update={"resolved": resolved.model_copy(update={"model_uri": uri})})
 
 
 def _stage(run: Run, stage: Stage) -> Step:
     """Where one stage is: to be started, waiting for its retry, running, done or failed."""
     current = stages.find(run.status, stage)
-    attempt = current.attempt if current else 1
+    attempt = Attempt(stage, current.attempt if current else 1)
     if run.status.retry_at and run.now < run.status.retry_at:
         return _waiting(run, "WaitingToRetry", _retry_message(run), run.status.retry_at - run.now)
-    job = run.observed.job(stage, attempt)
+    job = run.observed.job(stage, attempt.number)
     if job is None:
-        return _start(run, Attempt(stage, attempt))
+        return _without_job(run, attempt)
     if job.state is JobState.COMPLETE:
         return _completed(run, job)
     if job.state is JobState.FAILED and not _active_pod(run):
-        return _after_failure(run, job, failure_of(job, run.observed.report))
+        failure = failure_of(job, run.observed.report, stages.noted_disruption(run.status, job))
+        finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
+        return _after_failure(replace(run, status=finished), attempt, failure)
     return _running(run, job)
+
+
+def _without_job(run: Run, attempt: Attempt) -> Step:
+    """Start an attempt that was not started yet; one whose Job somebody deleted is judged by what is known of it."""
+    current = stages.find(run.status, attempt.stage)
+    if current is None or current.state is StageState.PENDING or _active_pod(run):
+        return _start(run, attempt)
+    if current.state is StageState.FAILED and run.status.failure:
+        return _after_failure(run, attempt, run.status.failure)
+    name = child_name(run.finetune, attempt.stage, attempt.number)
+    return _after_failure(run, attempt, vanished(name, attempt.stage))
 
 
 def _start(run: Run, attempt: Attempt) -> Step:
@@ -180,15 +195,16 @@ def _start(run: Run, attempt: Attempt) -> Step:
         return _waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", timedelta(seconds=5))
     status = run.status
     if status.retry_at or not stages.is_pending(status, attempt.stage, attempt.number):
-        status = _fresh(status, attempt)
-    message = stages.starting(status, attempt.stage, attempt.number)
-    return Step(status, Verdict.WORKING, stages.WORD[attempt.stage], message, start=attempt)
+        status = _fresh(status, attempt, run.settings.trainer_image)
+    reason, message = stages.starting(status, attempt.stage, attempt.number)
+    return Step(status, Verdict.WORKING, reason, message, start=attempt)
 
 
-def _fresh(status: FinetuneStatus, attempt: Attempt) -> FinetuneStatus:
+def _fresh(status: FinetuneStatus, attempt: Attempt, image: str) -> FinetuneStatus:
     """The status at the start of an attempt; training begins at step 0, so what an earlier one had reached goes."""
     status = stages.put(status, attempt.stage, StageState.PENDING, attempt=attempt.number)
-    status = status.model_copy(update={"retry_at": None})
+    resolved = (status.resolved or Resolved()).model_copy(update={"trainer_image": image})
+    status = status.model_copy(update={"retry_at": None, "resolved": resolved})
     if attempt.stage is not Stage.TRAIN:
         return status
     kept = [condition for condition in status.conditions if condition.type is not ConditionType.TRAINED]
@@ -197,8 +213,9 @@ def _fresh(status: FinetuneStatus, attempt: Attempt) -> FinetuneStatus:
 
 
 def _active_pod(run: Run) -> str | None:
-    """Name of a pod of any attempt that still holds, or may yet take, its resources."""
-    return next((pod.name for job in run.observed.jobs for pod in job.pods if pod.is_active), None)
+    """Name of a pod of any attempt that still holds, or may yet take, its resources; its Job may be gone already."""
+    pods = [*run.observed.orphans, *(pod for job in run.observed.jobs for pod in job.pods)]
+    return next((pod.name for pod in pods if pod.is_active), None)
 
 
 def _running(run: Run, job: Job) -> Step:
@@ -206,6 +223,8 @@ def _running(run: Run, job: Job) -> Step:
     seen = stages.observe(run.status, job, generation, run.now)
     interval = timedelta(seconds=run.settings.status_interval_seconds)
     status, check_again = merge_report(seen, run.observed.report, job, interval=interval, generation=generation)
+    if not job.has_started:
+        check_again = START_CHECK  # Events that say why come to the Job and the pod, and are not watched.
     message = stages.sentence(status, job)
     return Step(status, Verdict.WORKING, stages.WORD[job.stage], message, check_again=check_again)
 
@@ -213,7 +232,9 @@ def _running(run: Run, job: Job) -> Step:
 def _completed(run: Run, job: Job) -> Step:
     result = result_of(job, run.observed.report)
     if result is None or (job.stage is Stage.TRAIN and result.artifact is None):
-        return _after_failure(run, job, lost_result(job))
+        failure = lost_result(job)
+        finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
+        return _after_failure(replace(run, status=finished), Attempt(job.stage, job.attempt), failure)
     generation = run.finetune.metadata.generation
     merged, _ = merge_report(run.status, run.observed.report, job, interval=timedelta(0), generation=generation)
     status = stages.finish(merged, job, StageState.SUCCEEDED, None)
@@ -254,25 +275,24 @@ def _trained(run: Run, result: RunResult) -> Step:
     return Step(status, Verdict.SUCCEEDED, "Succeeded", f"the artifact is published at {uri}")
 
 
-def _after_failure(run: Run, job: Job, failure: Failure) -> Step:
+def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:
     """The table: fail for good, hold, try again after a wait, or start again at once."""
-    run = replace(run, status=stages.finish(run.status, job, StageState.FAILED, failure.message))
     following = POLICIES[failure.failure_class].next
     if following is Next.FAIL:
         return _failed(run, failure)
     if following is Next.RESTART and (run.status.restarts + 1) % RESTARTS_THAT_COUNT:
         again = run.status.model_copy(update={"restarts": run.status.restarts + 1})
-        return _start(replace(run, status=again), Attempt(job.stage, job.attempt + 1))
+        return _start(replace(run, status=again), Attempt(attempt.stage, attempt.number + 1))
     if run.status.retries >= run.finetune.spec.retry_limit:
         return _held(run, failure)
-    return _retry(run, job, failure, restarted=following is Next.RESTART)
+    return _retry(run, attempt, failure, restarted=following is Next.RESTART)
 
 
-def _retry(run: Run, job: Job, failure: Failure, *, restarted: bool) -> Step:
-    settings = run.settings
+def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> Step:
+    settings, number = run.settings, attempt.number + 1
     seconds = min(settings.retry_wait_seconds * 2.0 ** min(run.status.retries, 30), settings.retry_wait_limit_seconds)
     wait = timedelta(seconds=seconds)
-    status = stages.put(run.status, job.stage, StageState.PENDING, attempt=job.attempt + 1, message=failure.message)
+    status = stages.put(run.status, attempt.stage, StageState.PENDING, attempt=number, message=failure.message)
     changes: dict[str, object] = {
         "failure": failure,
         "retries": run.status.retries + 1,
@@ -333,7 +353,7 @@ def _concluded(step: Step, generation: int, now: datetime) -> FinetuneStatus:
     conditions = step.status.conditions
     for kind, value in zip(VERDICT_TYPES, VERDICT_CONDITIONS[step.verdict], strict=True):
         conditions = set_condition(
-            conditions, kind, value, step.reason, step.message[:1024], generation=generation, now=now
+            conditions, kind, value, step.reason, step.message[:STATUS_MESSAGE_LENGTH], generation=generation, now=now
         )
     status = step.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
     return status.model_copy(update={"phase": phase_of(status)})

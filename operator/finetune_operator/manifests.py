@@ -120,8 +120,8 @@ def _card(annotations: dict[str, str]) -> dict[str, str]:
 
 
 def _threads(cpu: str) -> int:
-    """CPU threads for a quantity such as `4` or `1500m`."""
-    return max(1, ceil(int(cpu[:-1]) / 1000)) if cpu.endswith("m") else max(1, int(float(cpu)))
+    """CPU threads for a quantity such as `4`, `1.5` or `1500m`: as many as it pays for, rounded up."""
+    return max(1, ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)))
 
 
 def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:

@@ -34,8 +34,8 @@ class Pod:
     """When the trainer container started."""
     waiting: str | None
     """Why it has not started, in the scheduler's or kubelet's own words."""
-    unschedulable: bool
-    """True when it is the scheduler that found no place."""
+    scheduled: bool | None
+    """Whether it has a node; None while the scheduler has not looked at it."""
     exit_code: int | None
     exit_reason: str | None
     """Reason of the terminated container, such as OOMKilled."""
@@ -62,9 +62,16 @@ class Job:
     state: JobState
     reason: str | None
     """Why it failed, in the Job controller's words."""
+    created_at: datetime | None
     finished_at: datetime | None
-    is_deleting: bool
     pods: tuple[Pod, ...]
+    trouble: str | None = None
+    """Newest warning Event about the Job or its pod, while no pod of it has started."""
+
+    @property
+    def has_started(self) -> bool:
+        """True once a trainer container of it ran."""
+        return any(pod.started_at for pod in self.pods)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,8 @@ class Observed:
     """Everything one pass knows beyond the Finetune itself."""
 
     jobs: tuple[Job, ...] = ()
+    orphans: tuple[Pod, ...] = ()
+    """Pods whose Job is gone: somebody deleted it, and they are on their way out."""
     report: Report | None = None
     base: Finetune | None = None
     """The Finetune that `model.finetuneRef` names, where it exists."""
@@ -89,10 +98,14 @@ class Observed:
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
 
 
-def observed_jobs(jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str) -> tuple[Job, ...]:
-    """The Jobs that the Finetune with this uid controls, each with its pods; our labels alone count for nothing."""
-    seen = list(pods)
-    return tuple(_job(body, seen) for body in jobs if _controller_uid(body) == owner_uid)
+def observed_children(
+    jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str
+) -> tuple[tuple[Job, ...], tuple[Pod, ...]]:
+    """The Jobs that the Finetune with this uid controls, each with its pods, and the pods whose Job is gone."""
+    seen, own = list(pods), [body for body in jobs if _controller_uid(body) == owner_uid]
+    uids = {body["metadata"]["uid"] for body in own}
+    orphans = tuple(_pod(pod) for pod in seen if _controller_uid(pod) not in uids)
+    return tuple(_job(body, seen) for body in own), orphans
 
 
 def _job(body: Body, pods: list[Body]) -> Job:
@@ -106,8 +119,8 @@ def _job(body: Body, pods: list[Body]) -> Job:
         attempt=int(metadata["labels"][names.LABEL_ATTEMPT]),
         state=JobState.FAILED if is_failed else JobState.COMPLETE if is_complete else JobState.RUNNING,
         reason=failed.get("reason"),
+        created_at=parse_time(metadata.get("creationTimestamp")),
         finished_at=parse_time((failed if is_failed else complete).get("lastTransitionTime")),
-        is_deleting="deletionTimestamp" in metadata,
         pods=tuple(_pod(pod) for pod in pods if _controller_uid(pod) == metadata["uid"]),
     )
 
@@ -127,7 +140,7 @@ def _pod(body: Body) -> Pod:
         created_at=parse_time(metadata.get("creationTimestamp")),
         started_at=parse_time(terminated.get("startedAt") or running.get("startedAt")),
         waiting=_waiting(scheduled, state.get("waiting", {})),
-        unschedulable=scheduled.get("status") == "False",
+        scheduled={"True": True, "False": False}.get(scheduled.get("status", "")),
         exit_code=terminated.get("exitCode"),
         exit_reason=terminated.get("reason"),
         message=terminated.get("message"),

@@ -1,5 +1,6 @@
 """One pass over one Finetune: observe, decide, write the status once, act. The story of the operator."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,11 @@ from finetune_operator.manifests import attempt_manifests
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REFUSAL_WAIT = timedelta(seconds=15)
+"""Wait before an object is created again that the API server has refused, say for a quota."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,10 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
             for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings):
                 await cluster.create(manifest)
         except Refused as refusal:
+            log.warning("%s/%s: %s", *key, refusal)
             told = refused(decided, decision.start, str(refusal), for_good=isinstance(refusal, Invalid), now=now)
             await write(decided, told, cluster, now)
-            raise
+            return REFUSAL_WAIT
     return decision.check_again
 
 
@@ -67,9 +74,12 @@ async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> 
     if is_over(finetune.status):
         return Observed()
     ref = finetune.spec.model.finetune_ref
-    base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name)) if ref else None
-    jobs = await cluster.list_jobs(finetune)
-    return Observed(jobs=jobs, report=reports.newest(finetune.metadata.uid), base=base)
+    is_resolved = finetune.status.resolved is not None and finetune.status.resolved.model_uri is not None
+    base = None
+    if ref and not is_resolved:
+        base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name))
+    jobs, orphans = await cluster.list_children(finetune)
+    return Observed(jobs=jobs, orphans=orphans, report=reports.newest(finetune.metadata.uid), base=base)
 
 
 TOLD = (

@@ -86,12 +86,12 @@ class Server:
         return "accepted", web.Response(status=204)
 
     async def _verify(self, token: str) -> tuple[Caller, dict[str, str]] | None:
-        """Whose pod the token belongs to, and the pod's labels; None for any other token."""
+        """Whose pod the token belongs to, and its Job's labels; None for any other token."""
         known = self._verified.get(token)
         if known and known[0] > time.monotonic():
             return known[1], known[2]
         caller = await self._cluster.review_token(token) if token else None
-        labels = await self._cluster.pod_labels(caller) if caller else None
+        labels = await self._cluster.job_labels(caller) if caller else None
         if caller is None or labels is None:
             return None
         self._forget_expired()

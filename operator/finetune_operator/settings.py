@@ -5,7 +5,7 @@ from typing import Annotated
 
 import yaml
 from finetune_api.base import Model
-from finetune_api.resource import Quantity
+from finetune_api.resource import CPU_PATTERN, Cpu, Quantity
 from pydantic import ConfigDict, Field, ValidationError
 
 
@@ -18,7 +18,7 @@ class PrepareSize(Model):
 
     model_config = ConfigDict(extra="forbid")
 
-    cpu: Quantity = "1"
+    cpu: Annotated[Cpu, Field(pattern=CPU_PATTERN)] = "1"
     memory: Quantity = "2Gi"
     ephemeral_storage: Quantity = "10Gi"
 

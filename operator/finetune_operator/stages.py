@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from finetune_api.names import ConditionType, Stage, StageState
+from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage, StageState
 from finetune_api.run import RunResult
 from finetune_api.status import FinetuneStatus, Progress, StageStatus
 
@@ -12,9 +12,6 @@ from finetune_operator.observed import Job, Pod
 
 WORD = {Stage.PREPARE: "Preparing", Stage.TRAIN: "Training"}
 """Reason of a run that is at this stage."""
-
-MESSAGE_LIMIT = 1024
-"""Longest `stages[].message`; the CRD says the same."""
 
 
 def find(status: FinetuneStatus, stage: Stage) -> StageStatus | None:
@@ -36,28 +33,33 @@ def is_pending(status: FinetuneStatus, stage: Stage, attempt: int) -> bool:
     return entry is not None and (entry.state, entry.attempt) == (StageState.PENDING, attempt)
 
 
-def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> str:
-    """What is being started, and what stood in the way so far."""
+def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> tuple[str, str]:
+    """Reason and message while an attempt is being started: what stood in the way so far, if anything did."""
     entry = find(status, stage)
     words = f"starting {stage}, attempt {attempt}"
-    return f"{words}: {entry.message}" if entry and entry.message else words
+    return ("Refused", f"{words}: {entry.message}") if entry and entry.message else (WORD[stage], words)
 
 
 def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) -> FinetuneStatus:
     """The status with what the attempt's pod is doing, and whether it has a node."""
-    pod = _newest(job)
+    pod, previous = _newest(job), find(status, job.stage)
     started = pod.started_at if pod else None
+    was_running = previous is not None and previous.state is StageState.RUNNING
     entry = StageStatus(
         name=job.stage,
         state=StageState.RUNNING if started else StageState.PENDING,
         attempt=job.attempt,
         started_at=started,
-        message=_cut(pod.waiting if pod else None),
+        disruption=next((seen.disruption for seen in job.pods if seen.disruption), noted_disruption(status, job)),
+        message=_cut(previous.message if previous and started and was_running else _waiting_for(pod, job)),
     )
-    previous = find(status, job.stage)
-    if previous and started and previous.state is StageState.RUNNING:
-        entry = entry.model_copy(update={"message": previous.message})
     return _with_scheduled(replace(status, entry), pod, generation, now)
+
+
+def noted_disruption(status: FinetuneStatus, job: Job) -> str | None:
+    """The disruption of this attempt that an earlier pass saw."""
+    entry = find(status, job.stage)
+    return entry.disruption if entry and entry.attempt == job.attempt else None
 
 
 def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | None) -> FinetuneStatus:
@@ -116,13 +118,19 @@ def _newest(job: Job) -> Pod | None:
     return max(job.pods, key=lambda pod: (pod.created_at is not None, pod.created_at, pod.name), default=None)
 
 
+def _waiting_for(pod: Pod | None, job: Job) -> str | None:
+    """Why nothing has started. An Event says more than the kubelet's `ContainerCreating`."""
+    waiting = pod.waiting if pod else None
+    return job.trouble if job.trouble and (waiting is None or ":" not in waiting) else waiting
+
+
 def _with_scheduled(status: FinetuneStatus, pod: Pod | None, generation: int, now: datetime) -> FinetuneStatus:
-    if pod is None:
+    if pod is None or pod.scheduled is None:
         return status
-    value, reason = (FALSE, "Unschedulable") if pod.unschedulable else (TRUE, "PodScheduled")
-    message = pod.waiting or "" if pod.unschedulable else f"pod {pod.name} has a node"
+    value, reason = (TRUE, "PodScheduled") if pod.scheduled else (FALSE, "Unschedulable")
+    message = f"pod {pod.name} has a node" if pod.scheduled else _cut(pod.waiting) or ""
     conditions = set_condition(
-        status.conditions, ConditionType.SCHEDULED, value, reason, message[:2048], generation=generation, now=now
+        status.conditions, ConditionType.SCHEDULED, value, reason, message, generation=generation, now=now
     )
     return status.model_copy(update={"conditions": conditions})
 
@@ -135,4 +143,4 @@ def replace(status: FinetuneStatus, entry: StageStatus) -> FinetuneStatus:
 
 
 def _cut(message: str | None) -> str | None:
-    return message[:MESSAGE_LIMIT] if message else None
+    return message[:STATUS_MESSAGE_LENGTH] if message else None

@@ -1,5 +1,7 @@
 """The product in one function: what a user would have lost is in each test's name."""
 
+import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +10,7 @@ from finetune_api.names import ConditionType, FailureClass, Phase, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of, is_true
-from finetune_operator.decide import Attempt, Decision, decide
+from finetune_operator.decide import Attempt, Decision, decide, refused
 from finetune_operator.observed import Job, JobState, Observed, Report
 
 from tests.builders import (
@@ -182,9 +184,88 @@ def test_no_attempt_starts_while_a_pod_of_the_last_one_still_runs() -> None:
     assert decided(after_prepare(), job).start is None
 
 
-def test_a_job_deleted_by_hand_is_made_again_once_its_pods_are_gone() -> None:
-    status = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))).status
-    assert decided(status).start == Attempt(TRAIN, 1)
+def test_a_job_deleted_by_hand_is_followed_by_the_next_once_its_pods_are_gone() -> None:
+    pod = a_pod(phase="Running", started_at=NOON)
+    status = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, pod)).status
+    leaving = decide(a_finetune(status=status), Observed(orphans=(pod,)), some_settings(), NOON)
+    assert leaving.start is None, "two pods would have trained at once"
+    assert decided(status).start == Attempt(TRAIN, 2)
+
+
+def test_a_held_run_stays_held_when_its_old_jobs_are_cleaned_up() -> None:
+    held = decided(after_prepare(), failed(TRAIN, exit_code=43), retryLimit=0).status
+    cleaned = decided(held, retryLimit=0)
+    assert (cleaned.start, cleaned.status.phase) == (None, Phase.SUSPENDED)
+    assert decided(held, retryLimit=1).status.retry_at is not None
+
+
+def test_a_preempted_pod_that_is_gone_before_its_job_fails_counts_against_nothing() -> None:
+    going = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON, disruption="EvictionByEvictionAPI"))
+    status = decided(after_prepare(), going).status
+    decision = decided(status, a_job(TRAIN, 1, FAILED))
+    assert decision.start == Attempt(TRAIN, 2)
+    assert (decision.status.retries, decision.status.restarts) == (0, 1)
+
+
+def test_a_refusal_of_the_api_server_is_told_once_and_written_once() -> None:
+    status = after_prepare()
+    told_once = refused(a_finetune(status=status), Attempt(TRAIN, 1), "exceeded quota", for_good=False, now=NOON)
+    again = decided(told_once, seconds=60)
+    assert again.start == Attempt(TRAIN, 1)
+    assert again.status == told_once, "each pass would write the status, and each write would start a pass"
+    condition = condition_of(again.status, ConditionType.READY)
+    assert condition is not None
+    assert (condition.reason, "exceeded quota" in condition.message) == ("Refused", True)
+
+
+def test_a_refusal_for_good_of_any_length_fails_the_run() -> None:
+    status = refused(a_finetune(status=after_prepare()), Attempt(TRAIN, 1), "x" * 9000, for_good=True, now=NOON)
+    assert status.phase is Phase.FAILED
+
+
+def test_a_pod_that_never_starts_is_told_in_the_words_of_its_events() -> None:
+    job = replace(a_job(TRAIN, 1, RUNNING), trouble="FailedCreate: exceeded quota: gpus")
+    decision = decided(after_prepare(), job)
+    assert decision.check_again == timedelta(seconds=10)
+    condition = condition_of(decision.status, ConditionType.READY)
+    assert condition is not None
+    assert "exceeded quota: gpus" in condition.message
+
+
+def test_a_pod_that_no_scheduler_has_looked_at_is_not_called_scheduled() -> None:
+    decision = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, a_pod()))
+    assert condition_of(decision.status, ConditionType.SCHEDULED) is None
+
+
+def test_memory_for_prepare_is_raised_where_prepare_gets_it() -> None:
+    status = decided(None).status
+    failure = decided(status, failed(PREPARE, exit_code=137, exit_reason="OOMKilled")).status.failure
+    assert failure is not None
+    assert "settings.prepare.memory" in failure.remedy
+
+
+def test_the_image_in_the_status_is_that_of_the_attempt() -> None:
+    status = after_prepare()
+    assert status.resolved is not None
+    old = status.model_copy(update={"resolved": status.resolved.model_copy(update={"trainer_image": "old:1"})})
+    again = decided(old, failed(TRAIN, exit_code=143)).status
+    assert again.resolved is not None
+    assert again.resolved.trainer_image == some_settings().trainer_image
+
+
+def test_the_largest_status_stays_below_16_kib() -> None:
+    long = "x" * 20000
+    spec = {"retryLimit": 1}
+    data = {"rows": {"train": 10**9}, "warnings": ["w" * 256] * 8, "reportUri": "s3://" + "u" * 700}
+    history = [{"step": 10**9, "epoch": 999.1234, "trainingLoss": 1.23456e-9, "validationLoss": 1.23456e-9}] * 60
+    status = decided(decided(None).status, done(PREPARE, data=data)).status
+    job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON, waiting=long, scheduled=False))
+    status = decided(status, job, report=a_report(progress={"step": 1}, history=history)).status
+    words = "m" * 2048
+    status = decided(
+        status, failed(TRAIN, message=a_failure_message(TRAIN, "Infrastructure", "Why", words)), **spec
+    ).status
+    assert len(json.dumps(status.to_json(), separators=(",", ":"))) < 14 * 1024
 
 
 def test_a_finetune_that_is_over_never_gets_another_job() -> None:
@@ -196,7 +277,7 @@ def test_a_finetune_that_is_over_never_gets_another_job() -> None:
 
 def test_a_pod_without_a_place_is_told_in_the_schedulers_own_words() -> None:
     words = "Unschedulable: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
-    decision = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, a_pod(unschedulable=True, waiting=words)))
+    decision = decided(after_prepare(), a_job(TRAIN, 1, RUNNING, a_pod(scheduled=False, waiting=words)))
     condition = condition_of(decision.status, ConditionType.SCHEDULED)
     assert condition is not None
     assert (condition.status, condition.message) == ("False", words)

@@ -16,7 +16,9 @@ messages = st.one_of(
     st.text(max_size=30),
     st.sampled_from([a_result(stage).to_message() for stage in Stage]),
     st.builds(
-        lambda stage, kind: a_failure_message(stage, kind, "Why"), st.sampled_from(Stage), st.sampled_from(FailureClass)
+        lambda stage, kind: a_failure_message(stage, kind, "Why", "x" * 1500),
+        st.sampled_from(Stage),
+        st.sampled_from(FailureClass),
     ),
 )
 pods = st.builds(
@@ -26,7 +28,7 @@ pods = st.builds(
     created_at=st.sampled_from([None, NOON]),
     started_at=st.sampled_from([None, NOON]),
     waiting=st.one_of(st.none(), st.text(max_size=3000)),
-    unschedulable=st.booleans(),
+    scheduled=st.sampled_from([None, True, False]),
     exit_code=st.sampled_from([None, 0, 1, 42, 43, 44, 45, 137, 143, 255]),
     exit_reason=st.sampled_from([None, "OOMKilled", "Error"]),
     message=messages,
@@ -53,7 +55,9 @@ reports = st.one_of(
         st.integers(0, 9),
     ),
 )
-worlds = st.builds(Observed, jobs=st.lists(jobs, max_size=4).map(tuple), report=reports)
+worlds = st.builds(
+    Observed, jobs=st.lists(jobs, max_size=4).map(tuple), orphans=st.lists(pods, max_size=1).map(tuple), report=reports
+)
 SPECS = st.sampled_from([{}, {"retryLimit": 0}, {"model": {"finetuneRef": {"name": "base"}}}])
 
 
@@ -67,7 +71,7 @@ def test_decide_never_raises_and_a_second_call_changes_nothing(
         before = status
         status = decide(a_finetune(status=before, **spec), observed, some_settings(), now).status
         again = decide(a_finetune(status=status, **spec), observed, some_settings(), now)
-        if before.retries == status.retries and before.restarts == status.restarts and not again.start:
+        if before.retries == status.retries and before.restarts == status.restarts:
             assert again.status == status, "an idle Finetune would be written for ever"
         if is_over(before):
             assert status.phase == before.phase, "a run that was over began again"
@@ -80,6 +84,7 @@ def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observe
     for _ in range(6):
         decision = decide(a_finetune(status=status), observed, some_settings(), NOON)
         status = decision.status
-    alive = any(job.state is JobState.RUNNING or any(pod.is_active for pod in job.pods) for job in observed.jobs)
+    everything = [*observed.orphans, *(pod for job in observed.jobs for pod in job.pods)]
+    alive = any(job.state is JobState.RUNNING for job in observed.jobs) or any(pod.is_active for pod in everything)
     ended = status.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
     assert ended or alive or decision.start or decision.check_again

@@ -142,12 +142,36 @@ def test_retries_used_up_are_held_until_the_limit_is_raised(kubectl: Kubectl, op
 
 
 def test_a_job_that_the_api_server_refuses_fails_with_its_words(kubectl: Kubectl, operator: Path) -> None:
-    kubectl.apply(a_body("refused", trainer={"tolerations": [{"key": "a", "operator": "Nonsense"}]}))
+    kubectl.apply(a_body("refused", trainer={"nodeSelector": {"no label key!": "x"}}))
     end_pod(kubectl, "refused", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
     eventually(lambda: phase(kubectl, "refused") == "Failed")
     failure = finetune(kubectl, "refused")["status"]["failure"]
     assert failure["reason"] == "JobInvalid"
-    assert "Nonsense" in failure["message"]
+    assert "no label key!" in failure["message"]
+
+
+def test_a_quota_on_jobs_is_told_and_costs_no_endless_writes(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "full"}})
+    quota = {"metadata": {"name": "jobs", "namespace": "full"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    kubectl.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    eventually(lambda: kubectl.get("resourcequota", "jobs", "-n", "full")["status"].get("used"))
+    kubectl.apply(a_body("waits", namespace="full"))
+
+    def refused() -> str | None:
+        found = kubectl.get("finetune", "waits", "-n", "full")
+        conditions = {condition["type"]: condition for condition in found["status"].get("conditions", [])}
+        told = conditions.get("Ready", {"message": ""})["message"]
+        return str(found["metadata"]["resourceVersion"]) if "exceeded quota" in told else None
+
+    eventually(refused)
+    kubectl.apply(a_body("meanwhile"))
+    eventually(lambda: job_of(kubectl, "meanwhile", Stage.PREPARE))
+    version = refused()
+    kubectl.apply(a_body("later"))
+    eventually(lambda: job_of(kubectl, "later", Stage.PREPARE))
+    assert refused() == version
+    kubectl("delete", "resourcequota", "jobs", "-n", "full")
+    eventually(lambda: kubectl.get("jobs", "-n", "full")["items"], 40)
 
 
 def test_deleting_a_finetune_leaves_no_child_behind(kubectl: Kubectl, operator: Path) -> None:
@@ -212,7 +236,8 @@ def test_only_a_pod_of_the_run_itself_can_report_its_progress(kubectl: Kubectl, 
     assert report(port, "", identity=own) == 403
     assert report(port, token_of(kubectl, pod, "https://elsewhere.test"), identity=own) == 403
     assert report(port, token, identity=own, attempt=2) == 403
-    assert report(port, token, identity=own, unknown=1) == 400
+    assert report(port, token, identity=own, stage="nonsense") == 400
+    assert report(port, token, identity=own, metrics={"trainingLoss": float("nan")}) == 400
     assert report(port, token, identity=own, pad="x" * names.REPORT_MAX_BYTES) == 413
     assert report(port, token, identity=own) == 204
     assert report(port, token, identity=own) == 429

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from finetune_api.names import FailureClass, Stage
+from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass, Stage
 from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
@@ -32,8 +32,6 @@ Say = Callable[[str], None]
 
 MOST_WARNINGS = 8
 """Warnings that the status takes; the report has all."""
-
-WARNING_LENGTH = 1024
 
 
 def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
@@ -124,7 +122,7 @@ def assemble(
         supervised_tokens=int(np.count_nonzero(train.supervised)),
         max_length=int(train.lengths.max()),
         report_uri=uri_of(store, prepared_key(REPORT_FILE)),
-        warnings=[shortened(warning, WARNING_LENGTH) for warning in warnings],
+        warnings=[shortened(warning, STATUS_WARNING_LENGTH) for warning in warnings],
     )
     index = PreparedIndex(
         effective_hyperparameters=effective_hyperparameters(spec.training, len(train), len(dev), corpus.limit),

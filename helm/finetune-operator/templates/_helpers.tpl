@@ -78,5 +78,5 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
   verbs: [get, create]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [create, list]
 {{- end -}}
