@@ -131,6 +131,37 @@ def test_an_adapter_brings_the_base_that_its_lock_file_names(tmp_path: Path) -> 
     assert files.model.uri == f"file://{base}"
 
 
+def test_a_model_on_a_volume_is_called_what_the_user_calls_it(tmp_path: Path) -> None:
+    run = a_model_run(tmp_path, a_served_model(tmp_path), resolved={"modelUri": "pvc://models/tiny"})
+    assert fetch_model(run, tmp_path / "scratch", weights=False).uri == "pvc://models/tiny"
+
+
+@pytest.mark.parametrize("known_as", ["s3://models/adapter", "pvc://models/adapter", "hf://org/adapter"])
+@pytest.mark.parametrize(
+    "base", ["file:///finetune/secrets", "pvc://models/tiny", "/finetune/secrets", "http://x/y", 7]
+)
+def test_a_lock_file_from_elsewhere_names_a_base_on_the_hub_or_in_s3_only(
+    tmp_path: Path, known_as: str, base: object
+) -> None:
+    adapter = an_adapter(tmp_path, {"base": {"uri": base, "revision": None}})
+    refusal = a_refusal(tmp_path, adapter, resolved={"modelUri": known_as})
+    assert (refusal.failure_class, refusal.reason) == ("InvalidConfig", "BaseModelUnreachable")
+    assert f"run.lock.json of {known_as} names '{base}'" in refusal.message
+
+
+def test_a_base_on_a_volume_is_refused_also_where_the_adapter_lies_in_a_folder(tmp_path: Path) -> None:
+    refusal = a_refusal(tmp_path, an_adapter(tmp_path, {"base": {"uri": "pvc://models/tiny", "revision": None}}))
+    assert refusal.reason == "BaseModelUnreachable"
+    assert "'pvc://models/tiny'" in refusal.message
+    assert "merged" in refusal.remedy
+
+
+def test_an_adapter_whose_base_is_an_adapter_is_refused_and_not_followed_for_ever(tmp_path: Path) -> None:
+    adapter = an_adapter(tmp_path, {"base": {"uri": f"file://{tmp_path}/adapter", "revision": None}})
+    refusal = a_refusal(tmp_path, adapter)
+    assert (refusal.failure_class, refusal.reason) == ("InvalidConfig", "ModelUnsupported")
+
+
 @pytest.mark.parametrize("lock", [None, {}, []])
 def test_an_adapter_without_readable_lock_file_is_a_clear_error(tmp_path: Path, lock: object) -> None:
     refusal = a_refusal(tmp_path, an_adapter(tmp_path, lock))

@@ -27,6 +27,7 @@ def public_name(files: ModelFiles) -> str:
 def lock_file(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str, compute: Json) -> Json:
     """`run.lock.json`: base and revision, settings in force, templates, data digests and versions."""
     training = spec.training.to_json()
+    training["model"]["uri"] = files.uri
     return {
         "version": LOCK_VERSION,
         "run": {**spec.identity.to_json(), "attempt": spec.attempt},

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -28,6 +28,9 @@ DIFFUSERS_FILE = "model_index.json"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 
+BASE_FOLDER = "base-model"
+"""Where an adapter's base goes, beside the adapter."""
+
 PARALLEL_DOWNLOADS = 4
 
 
@@ -38,7 +41,7 @@ class ModelFiles:
     folder: Path
     """Config and tokenizer, and weights if they were asked for."""
     uri: str
-    """Where it came from."""
+    """Where it came from, in the user's words: never the path that a volume has in this pod."""
     revision: str
     """Commit of a hub model, else a digest over its files."""
     base: "ModelFiles | None" = None
@@ -115,13 +118,16 @@ def fetch_model(spec: RunSpec, scratch: Path, weights: bool) -> ModelFiles:
         message = f"{uri} is not what it was when the data was prepared: revision {files.revision}, not {known}"
         remedy = "Leave a model alone while runs use it; create the Finetune again."
         raise RunError(FailureClass.INVALID_CONFIG, "ModelChanged", message, remedy)
-    return files
+    return replace(files, uri=spec.resolved.model_uri or files.uri)
 
 
 def _fetch(spec: RunSpec, uri: str, revision: str | None, folder: Path, weights: bool) -> ModelFiles:
     source = _open(spec, uri, revision)
     names = source.names()
     is_adapter = ADAPTER_CONFIG_FILE in names and CONFIG_FILE not in names
+    if is_adapter and folder.name == BASE_FOLDER:
+        message = f"{uri}, the base model of an adapter, is an adapter itself"
+        raise RunError(FailureClass.INVALID_CONFIG, "ModelUnsupported", message, "Start from a merged artifact.")
     _check_contents(source.uri, names, is_adapter)
     folder.mkdir(parents=True, exist_ok=True)
     _download(source, [name for name in names if _is_wanted(name) and not name.endswith(WEIGHTS_SUFFIX)], folder)
@@ -133,14 +139,28 @@ def _fetch(spec: RunSpec, uri: str, revision: str | None, folder: Path, weights:
 
 def _fetch_base(spec: RunSpec, adapter: Path, uri: str, weights: bool) -> ModelFiles:
     """The model that an artifact's lock file names."""
+    known_as = spec.resolved.model_uri or uri
     try:
         lock = json.loads((adapter / LOCK_FILE).read_text(encoding="utf-8"))
-        base_uri, revision = lock["base"]["uri"], lock["base"]["revision"]
+        base_uri, revision = str(lock["base"]["uri"]), lock["base"]["revision"]
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        message = f"{uri} is an adapter without a readable {LOCK_FILE}, so its base model is not known"
+        message = f"{known_as} is an adapter without a readable {LOCK_FILE}, so its base model is not known"
         remedy = f"Choose an artifact with {LOCK_FILE}, or a whole model."
         raise RunError(FailureClass.INVALID_CONFIG, "NoLockFile", message, remedy) from error
-    return _fetch(spec, base_uri, revision, adapter.with_name("base-model"), weights)
+    _check_base(known_as, base_uri)
+    return _fetch(spec, base_uri, revision, adapter.with_name(BASE_FOLDER), weights)
+
+
+def _check_base(adapter: str, base: str) -> None:
+    """A lock file may come from anybody: only one that lies in a folder of this machine names another such folder."""
+    reachable = ("hf://", "s3://", "file://") if adapter.startswith("file://") else ("hf://", "s3://")
+    if base.startswith(reachable):
+        return
+    message = (
+        f"{LOCK_FILE} of {adapter} names '{base}' as its base model, but only hf:// and s3:// can be reached from there"
+    )
+    remedy = "Start from a merged artifact (output.artifact: merged), or train the adapter again from a base in S3."
+    raise RunError(FailureClass.INVALID_CONFIG, "BaseModelUnreachable", message, remedy)
 
 
 def _open(spec: RunSpec, uri: str, revision: str | None) -> Source:
