@@ -51,10 +51,10 @@ REPORT_MAX_BYTES = 64 * 1024
 STATUS_HISTORY_ROWS = 60
 """Most `status.history` rows; the whole series is in `training_log.jsonl`."""
 
-STATUS_MESSAGE_LENGTH = 512
+STATUS_MESSAGE_LENGTH = 400
 """Longest message of a condition or stage that the operator writes, so that a status stays below 16 KiB."""
 
-STATUS_WARNING_LENGTH = 256
+STATUS_WARNING_LENGTH = 200
 """Longest of the at most 8 warnings in `status.data`; the data report has them whole."""
 
 ENV_WRITER_ID = "FINETUNE_WRITER_ID"

@@ -26,7 +26,7 @@ def failures(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def results(text: st.SearchStrategy[str]) -> st.SearchStrategy[RunResult]:
-    warnings = st.lists(text.map(lambda long: long[:256]), max_size=8)
+    warnings = st.lists(text.map(lambda long: long[:200]), max_size=8)
     data = st.fixed_dictionaries({"tokens": COUNTS, "maxLength": COUNTS, "warnings": warnings})
     whole = st.fixed_dictionaries({"stage": st.sampled_from(list(Stage)), "failure": failures(text), "data": data})
     return whole.map(RunResult.model_validate)
@@ -59,7 +59,7 @@ def test_warnings_are_cut_before_what_failed() -> None:
         {
             "stage": "prepare",
             "failure": failure,
-            "data": {"warnings": [f"{n}" * 250 for n in range(8)], "reportUri": "s3://" + "u" * 1400},
+            "data": {"warnings": [f"{n}" * 200 for n in range(8)], "reportUri": "s3://" + "u" * 1400},
         }
     )
     read = RunResult.model_validate_json(result.to_message())

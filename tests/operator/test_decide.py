@@ -255,8 +255,8 @@ def test_the_image_in_the_status_is_that_of_the_attempt() -> None:
 
 def test_the_largest_status_stays_below_16_kib() -> None:
     long = "x" * 20000
-    spec = {"retryLimit": 1}
-    data = {"rows": {"train": 10**9}, "warnings": ["w" * 256] * 8, "reportUri": "s3://" + "u" * 700}
+    spec: dict[str, Any] = {"retryLimit": 1}
+    data = {"rows": {"train": 10**9}, "warnings": ["w" * 200] * 8, "reportUri": "s3://" + "u" * 700}
     history = [{"step": 10**9, "epoch": 999.1234, "trainingLoss": 1.23456e-9, "validationLoss": 1.23456e-9}] * 60
     status = decided(decided(None).status, done(PREPARE, data=data)).status
     job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON, waiting=long, scheduled=False))
