@@ -1,11 +1,12 @@
 """Rule M and acceptance case 11: which modules LoRA adapts, and that it trains them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from finetune_api.resource import Lora, Method, MethodType, Quantization, TrainingSpec
-from finetune_trainer.adapter import attach_adapter, continue_adapter, resolve_targets
+from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter, resolve_targets
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 from finetune_trainer.loss import LossModel
@@ -125,11 +126,52 @@ def test_an_adapter_is_trained_further_from_where_it_was(tmp_path: Path) -> None
         assert new.requires_grad
 
 
-def test_another_rank_than_the_adapters_is_refused(tmp_path: Path) -> None:
-    attach_adapter(a_decoder(), Lora(rank=4, alpha=8), seed=0).save_pretrained(str(tmp_path))
-    with pytest.raises(RunError, match=r"rank 16 and alpha 32.*rank 4 and alpha 8") as caught:
-        continue_adapter(a_decoder(), tmp_path, Lora())
-    assert caught.value.reason == "AdapterMismatch"
+def a_stored_adapter(folder: Path, family: str = "llama", **lora: Any) -> Path:
+    given = Lora(**{"rank": 4, "alpha": 8, **lora})
+    attach_adapter(a_decoder(family), given, seed=0).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"rank": 16}, r": rank 16, but the adapter has 4$"),
+        ({"alpha": 32}, r": alpha 32, but the adapter has 8$"),
+        ({"dropout": 0.5}, r": dropout 0\.5, but the adapter has 0\.1$"),
+        ({"target_modules": ["q_proj"]}, r": targetModules 'q_proj', but the adapter has 'k_proj', 'q_proj'$"),
+        ({"target_modules": ["all-linear"]}, r": targetModules 'all-linear', but the adapter has 'k_proj', 'q_proj'$"),
+        ({"rank": 2, "dropout": 0.0}, r": rank 2, .* has 4; dropout 0, .* has 0\.1$"),
+    ],
+)
+def test_another_adapter_than_the_stored_one_is_refused_with_field_and_both_values(
+    tmp_path: Path, asked: dict[str, Any], words: str
+) -> None:
+    there: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": ["q_proj", "k_proj"]}
+    a_stored_adapter(tmp_path, **there)
+    for start in (continue_adapter, adapter_without_weights):
+        with pytest.raises(RunError, match=words) as caught:
+            start(a_decoder(), tmp_path, Lora(**{**there, **asked}))
+        assert (caught.value.failure_class, caught.value.reason) == ("InvalidConfig", "AdapterMismatch")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_same_modules_by_another_name_are_the_same_adapter(tmp_path: Path, family: str) -> None:
+    a_stored_adapter(tmp_path, family)
+    continue_adapter(a_decoder(family), tmp_path, Lora(rank=4, alpha=8))
+
+
+def test_modules_by_regex_are_compared_by_what_they_match(tmp_path: Path) -> None:
+    a_stored_adapter(tmp_path, target_modules=[r"regex:model\.layers\.1\.self_attn\.(q|k)_proj"])
+    same = Lora(rank=4, alpha=8, target_modules=[r"regex:.*\.1\.self_attn\.[qk]_proj"])
+    continue_adapter(a_decoder(), tmp_path, same)
+    with pytest.raises(RunError, match="targetModules 'q_proj', 'k_proj'"):
+        continue_adapter(a_decoder(), tmp_path, Lora(rank=4, alpha=8, target_modules=["q_proj", "k_proj"]))
+
+
+def test_without_method_lora_the_adapters_own_settings_hold(tmp_path: Path) -> None:
+    a_stored_adapter(tmp_path, dropout=0.1, target_modules=["q_proj"])
+    config = continue_adapter(a_decoder(), tmp_path, None).peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, set(config.target_modules)) == (4, 8, 0.1, {"q_proj"})
 
 
 @pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.NF4])

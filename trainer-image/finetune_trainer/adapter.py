@@ -8,6 +8,7 @@ import torch
 from finetune_api.names import FailureClass
 from finetune_api.resource import Lora
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from pydantic.alias_generators import to_camel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -46,28 +47,63 @@ def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -
 
     Raises RunError (InvalidConfig, AdapterMismatch) where `asked` describes another adapter than the one there is.
     """
-    _check_same(LoraConfig.from_pretrained(str(folder)), asked)
+    _check_same(model, LoraConfig.from_pretrained(str(folder)), asked)
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
 
 
 def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
     """As `continue_adapter`, for a model on the meta device: the adapter's shape alone."""
     config = LoraConfig.from_pretrained(str(folder))
-    _check_same(config, asked)
+    _check_same(model, config, asked)
     config.inference_mode, config.base_model_name_or_path = False, None
     return get_peft_model(model, config)
 
 
-def _check_same(config: LoraConfig, asked: Lora | None) -> None:
-    there = (config.r, float(config.lora_alpha))
-    if asked is None or (asked.rank, float(asked.alpha)) == there:
+def _check_same(model: PreTrainedModel, config: LoraConfig, asked: Lora | None) -> None:
+    """Every field of method.lora against the adapter's own; names may differ where they mean the same modules."""
+    if asked is None:
         return
-    message = (
-        f"method.lora asks for rank {asked.rank} and alpha {asked.alpha:g}, but the adapter to train further has "
-        f"rank {there[0]} and alpha {there[1]:g}"
+    there = Lora.model_construct(
+        rank=config.r,
+        alpha=float(config.lora_alpha),
+        dropout=float(config.lora_dropout),
+        target_modules=_listed(config.target_modules),
     )
+    differing = [field for field in Lora.model_fields if getattr(asked, field) != getattr(there, field)]
+    if "target_modules" in differing and _same_modules(model, config, asked):
+        differing.remove("target_modules")
+    if not differing:
+        return
+    described = "; ".join(
+        f"{to_camel(field)} {_shown(getattr(asked, field))}, but the adapter has {_shown(getattr(there, field))}"
+        for field in differing
+    )
+    message = f"method.lora asks for another adapter than the one to train further: {described}"
     remedy = "Leave method.lora out, or start from a merged model."
     raise RunError(FailureClass.INVALID_CONFIG, "AdapterMismatch", message, remedy)
+
+
+def _same_modules(model: PreTrainedModel, config: LoraConfig, asked: Lora) -> bool:
+    return _targeted(model, resolve_targets(model, asked.target_modules)) == _targeted(model, config.target_modules)
+
+
+def _targeted(model: PreTrainedModel, targets: str | Iterable[str]) -> set[str]:
+    """Paths of the linear modules that PEFT adapts: a text is all-linear or a pattern of whole paths."""
+    linear = linear_modules(model)
+    if targets == ALL_LINEAR:
+        head = model.get_output_embeddings()
+        return {path for path in linear if model.get_submodule(path) is not head}
+    if isinstance(targets, str):
+        return {path for path in linear if re.fullmatch(targets, path)}
+    return {path for path in linear if any(_ends_with(path, name) for name in targets)}
+
+
+def _listed(targets: str | Iterable[str]) -> list[str]:
+    return [targets] if isinstance(targets, str) else sorted(targets)
+
+
+def _shown(value: float | list[str]) -> str:
+    return quoted(value, most=8) if isinstance(value, list) else f"{value:g}"
 
 
 def resolve_targets(model: nn.Module, names: list[str]) -> str | list[str]:
