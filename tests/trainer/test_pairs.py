@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from finetune_api.resource import Dataset, RowType, TrainingSpec
 from finetune_trainer.errors import RowError, RunError
-from finetune_trainer.pairs import PairMaker, pair_maker
+from finetune_trainer.pairs import PairMaker, check_references, pair_maker, template_warnings
 
 
 def a_maker(
@@ -46,8 +46,9 @@ def test_the_type_is_found_from_the_columns_and_nothing_is_put_between(
     ("columns", "words"),
     [
         (["question", "answer"], "make no row type"),
+        (["prompt"], "make no row type; promptCompletion lacks column 'completion'"),
+        (["instruction", "text"], "instruction lacks column 'target'; instruction lacks column 'output'"),
         (["prompt", "completion", "messages"], "promptCompletion and chat"),
-        (["instruction", "text", "target", "output"], "more than 1 row type"),
         (["prompt", "completion", "instruction", "output"], "instruction and promptCompletion"),
         (["messages"], "look like type chat, which is not supported"),
         (["text", "target"], "look like type text, which is not supported"),
@@ -60,6 +61,16 @@ def test_columns_that_make_no_type_or_several_are_listed_and_the_type_asked_for(
     assert words in refusal.message
     assert all(f"'{column}'" in refusal.message for column in columns)
     assert "datasets[].type" in refusal.remedy
+
+
+@pytest.mark.parametrize("row_type", ["auto", "instruction"])
+def test_columns_of_both_instruction_forms_are_named_and_no_type_asked_for(row_type: str) -> None:
+    refusal = a_refusal(["instruction", "text", "target", "output"], row_type=row_type)
+    assert (refusal.failure_class, refusal.reason) == ("InvalidData", "RowTypeUnknown")
+    forms = "'instruction', 'text', 'target' and 'instruction', 'output'"
+    assert f"columns of 2 forms of type instruction: {forms}" in refusal.message
+    assert "set the type" not in refusal.message
+    assert "datasets[].type" not in refusal.remedy
 
 
 def test_a_named_type_settles_what_auto_cannot() -> None:
@@ -98,10 +109,14 @@ def test_a_completion_template_alone_means_an_empty_prompt() -> None:
 
 
 @pytest.mark.parametrize(("name", "hint"), [("wrong", ""), (" source ", "<<source>>"), ("Source", "<<source>>")])
-def test_an_unknown_column_is_named_with_the_dataset_the_columns_and_the_nearest(name: str, hint: str) -> None:
-    refusal = a_refusal(["source", "reference"], promptTemplate=f"<<{name}>>", completionTemplate="<<reference>>")
+def test_a_column_that_no_row_has_is_named_with_the_dataset_the_columns_and_the_nearest(name: str, hint: str) -> None:
+    columns = ["source", "reference"]
+    maker = a_maker(columns, promptTemplate=f"<<{name}>>", completionTemplate="<<reference>>")
+    with pytest.raises(RunError) as caught:
+        check_references(maker, {name}, columns, "dataset 'faq', s3://data/faq.jsonl, line 1")
+    refusal = caught.value
     assert (refusal.failure_class, refusal.reason) == ("InvalidConfig", "TemplateInvalid")
-    for words in (f"'{name}'", "'source', 'reference'", "dataset 'faq'", "promptTemplate"):
+    for words in (f"'{name}'", "'source', 'reference'", "dataset 'faq'", "line 1", "promptTemplate"):
         assert words in refusal.message
     assert hint in refusal.remedy
     assert ("Did you mean" in refusal.remedy) == bool(hint)
@@ -115,10 +130,12 @@ def test_a_datasets_own_template_wins() -> None:
         completionTemplate="<<target>>",
     )
     assert maker.pair({"a": "x", "target": "t"}) == ("own x", "t")
-    assert maker.warnings == ()
+    assert template_warnings(maker, "here") == []
 
 
 def test_a_template_without_references_is_allowed_with_a_warning() -> None:
     maker = a_maker(["target"], promptTemplate="no refs")
     assert maker.pair({"target": "t"}) == ("no refs", "t")
-    assert "promptTemplate has no <<column>> reference" in maker.warnings[0]
+    assert template_warnings(maker, "here") == [
+        "here: promptTemplate has no <<column>> reference: every row gets the same text"
+    ]

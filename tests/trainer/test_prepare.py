@@ -11,7 +11,7 @@ from finetune_trainer.prepare import prepare
 from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.store import open_store
 
-from tests.trainer.runs import a_dataset, a_run, some_pairs, write_jsonl
+from tests.trainer.runs import PAIR_TEMPLATES, a_dataset, a_run, some_pairs, write_jsonl
 from tests.trainer.tiny import a_model_folder
 
 
@@ -192,6 +192,45 @@ def test_a_bad_row_is_told_with_dataset_file_and_line(tmp_path: Path, model: Pat
     refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path)]))
     assert (refusal.failure_class, refusal.reason) == ("InvalidData", "RowInvalid")
     assert refusal.message.startswith(f"dataset 'faq', file://{path}, line 3: ")
+    assert words in refusal.message
+
+
+@pytest.mark.parametrize("how", ["template", "type"])
+def test_a_first_row_that_lacks_a_column_is_told_like_any_later_one(tmp_path: Path, model: Path, how: str) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}, *some_pairs(2)])
+    given = {"type": "promptCompletion"} if how == "type" else PAIR_TEMPLATES
+    refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path, **given)]))
+    assert (refusal.failure_class, refusal.reason) == ("InvalidData", "RowInvalid")
+    assert refusal.message == (
+        f"dataset 'faq', file://{path}, line 1: column 'completion' is missing; there are 'prompt'"
+    )
+
+
+def test_a_template_column_that_no_row_has_is_told_with_the_first_rows_line(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n" + "".join(json.dumps(row) + "\n" for row in [{"prompt": "a", "completions": "b"}] * 3))
+    refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path, **PAIR_TEMPLATES)]))
+    assert (refusal.failure_class, refusal.reason) == ("InvalidConfig", "TemplateInvalid")
+    assert refusal.message == (
+        f"dataset 'faq', file://{path}, line 2: completionTemplate names column 'completion', which is not there; "
+        "there are 'prompt', 'completions'"
+    )
+    assert "Did you mean <<completions>>?" in refusal.remedy
+
+
+@pytest.mark.parametrize(
+    ("templates", "words"),
+    [
+        ({}, "columns 'prompt' make no row type; promptCompletion lacks column 'completion'"),
+        ({"promptTemplate": "<<prompt>>"}, "exactly 1 column named target, output or completion; there are only"),
+    ],
+)
+def test_what_the_first_row_alone_tells_is_told_with_its_line(
+    tmp_path: Path, model: Path, templates: dict[str, str], words: str
+) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"}, *some_pairs(2)])
+    refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path, **templates)]))
+    assert refusal.message.startswith(f"dataset 'faq', file://{path}, line 1: ")
     assert words in refusal.message
 
 

@@ -4,8 +4,8 @@ A row type is a pair of templates that we chose, so that both ways render alike.
 looked for.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 
 from finetune_api.names import FailureClass
 from finetune_api.resource import Dataset, RowType, TrainingSpec
@@ -27,8 +27,8 @@ class PairMaker:
     completion: Template
     optional: Mapping[str, str]
     """Columns that a row may lack, with what stands for them."""
-    warnings: tuple[str, ...] = ()
-    """What a user should know about the templates."""
+    templates: Mapping[str, Template] = field(default_factory=dict)
+    """The user's templates, by the field that gives them."""
 
     def pair(self, values: Mapping[str, object]) -> tuple[str, str]:
         """Prompt and completion of one row. Raises RowError for a missing column or a value that is no text."""
@@ -67,45 +67,50 @@ UNSUPPORTED_SHAPES = {"chat": ("messages",), "text": ("text",)}
 
 
 def pair_maker(dataset: Dataset, training: TrainingSpec, columns: list[str], where: str) -> PairMaker:
-    """How to read the rows of `dataset`, whose first row has `columns` after mapping; `where` names dataset and file.
+    """How to read the rows of `dataset`, whose first row has `columns` after mapping; `where` names dataset, file and
+    line.
 
-    Raises RunError: InvalidConfig (TemplateInvalid) for a template, InvalidData (RowTypeUnknown) for columns that make
-    no row type, or more than one.
+    Raises RunError: InvalidConfig (TemplateInvalid) where no column is the completion, InvalidData (RowTypeUnknown) for
+    columns that make no row type, or more than one.
     """
-    prompt = dataset.prompt_template or training.prompt_template
-    completion = dataset.completion_template or training.completion_template
-    if prompt is None and completion is None:
+    sources = {
+        "promptTemplate": dataset.prompt_template or training.prompt_template,
+        "completionTemplate": dataset.completion_template or training.completion_template,
+    }
+    templates = {name: parse_template(source) for name, source in sources.items() if source is not None}
+    if not templates:
         return _shape(dataset.type, columns, where).maker()
-    return _templates(prompt, completion, columns, where)
-
-
-def _templates(prompt: str | None, completion: str | None, columns: list[str], where: str) -> PairMaker:
-    warnings: list[str] = []
-    compiled = {}
-    for field, source in (("promptTemplate", prompt), ("completionTemplate", completion)):
-        if source is None:
-            continue
-        compiled[field] = parse_template(source)
-        _check_names(compiled[field], field, columns, where)
-        if not compiled[field].names:
-            warnings.append(f"{where}: {field} has no <<column>> reference: every row gets the same text")
+    completion = templates.get("completionTemplate")
     if completion is None:
-        compiled["completionTemplate"] = Template(("", ""), (_completion_column(columns, where),))
-    return PairMaker(
-        compiled.get("promptTemplate", NO_TEXT), compiled["completionTemplate"], optional={}, warnings=tuple(warnings)
-    )
+        completion = Template(("", ""), (_completion_column(columns, where),))
+    return PairMaker(templates.get("promptTemplate", NO_TEXT), completion, optional={}, templates=templates)
 
 
-def _check_names(template: Template, field: str, columns: list[str], where: str) -> None:
-    for name in template.names:
-        if name in columns:
-            continue
-        like = nearest(name, columns)
-        suggestion = f"Did you mean <<{like}>>? " if like else ""
-        raise _template_invalid(
-            f"{where}: {field} names column '{name}', which is not there; there are {quoted(columns)}",
-            f"{suggestion}Correct {field}, or map the column with datasets[].columns.",
-        )
+def template_warnings(maker: PairMaker, where: str) -> list[str]:
+    """What a user should know about the templates."""
+    return [
+        f"{where}: {name} has no <<column>> reference: every row gets the same text"
+        for name, template in maker.templates.items()
+        if not template.names
+    ]
+
+
+def check_references(maker: PairMaker, missing: Set[str], columns: list[str], where: str) -> None:
+    """Raises RunError (InvalidConfig, TemplateInvalid) for a template that names a column no row has.
+
+    `missing` columns are in no row, `columns` are those there are; `where` names dataset, file and first line. A column
+    that only some rows lack is those rows' mistake.
+    """
+    for template_name, template in maker.templates.items():
+        for name in template.names:
+            if name not in missing:
+                continue
+            like = nearest(name, columns)
+            suggestion = f"Did you mean <<{like}>>? " if like else ""
+            raise _template_invalid(
+                f"{where}: {template_name} names column '{name}', which is not there; there are {quoted(columns)}",
+                f"{suggestion}Correct {template_name}, or map the column with datasets[].columns.",
+            )
 
 
 def _completion_column(columns: list[str], where: str) -> str:
@@ -133,12 +138,19 @@ def _shape(row_type: RowType, columns: list[str], where: str) -> _Shape:
     if row_type is not RowType.AUTO and not found:
         # The one whose columns are nearly there: each row then names what it lacks, with its line.
         return max(wanted, key=lambda shape: len(set(shape.required) & set(columns)))
-    raise RunError(
-        FailureClass.INVALID_DATA,
-        "RowTypeUnknown",
-        f"{where}: columns {quoted(columns)} {_reading([shape.type_name for shape in found] + others)}",
+    names = list(dict.fromkeys([shape.type_name for shape in found] + others))
+    if len(found) > 1 and len(names) == 1:
+        forms = " and ".join(quoted(shape.required) for shape in found)
+        remedy = "Leave the columns of one form out of the file, or set promptTemplate and completionTemplate."
+        raise _type_unknown(f"{where}: there are columns of {len(found)} forms of type {names[0]}: {forms}", remedy)
+    raise _type_unknown(
+        f"{where}: columns {quoted(columns)} {_reading(names, columns)}",
         "Set promptTemplate and completionTemplate, or datasets[].type (promptCompletion or instruction) and columns.",
     )
+
+
+def _type_unknown(message: str, remedy: str) -> RunError:
+    return RunError(FailureClass.INVALID_DATA, "RowTypeUnknown", message, remedy)
 
 
 def _unsupported(columns: list[str]) -> list[str]:
@@ -150,9 +162,16 @@ def _unsupported(columns: list[str]) -> list[str]:
     ]
 
 
-def _reading(names: list[str]) -> str:
+def _reading(names: list[str], columns: list[str]) -> str:
     if not names:
-        return "make no row type"
+        return f"make no row type{_nearly(columns)}"
     if len(names) == 1:
         return f"look like type {names[0]}, which is not supported without a template"
     return f"make more than 1 row type ({' and '.join(names)}): set the type"
+
+
+def _nearly(columns: list[str]) -> str:
+    """The types that lack one column only, with that column."""
+    lacking = [(shape.type_name, set(shape.required) - set(columns)) for shape in SHAPES]
+    found = [f"; {name} lacks column {quoted(missing)}" for name, missing in lacking if len(missing) == 1]
+    return "".join(found)

@@ -13,7 +13,7 @@ from finetune_api.names import FailureClass
 from finetune_api.resource import Dataset, Format, TrainingSpec
 
 from finetune_trainer.errors import RowError, RunError
-from finetune_trainer.pairs import PairMaker, pair_maker
+from finetune_trainer.pairs import PairMaker, check_references, pair_maker, template_warnings
 from finetune_trainer.rows import Row, read_rows, rename_columns
 
 PROBLEMS_SHOWN = 20
@@ -94,11 +94,15 @@ class DatasetReader:
         self.training = training
         self.maker: PairMaker | None = None
         self.columns: dict[str, None] = {}
+        self.first_line = 0
+        """Where the row stands that decided how to read."""
+        self.missing: set[str] = set()
+        """Columns that act and that no row has had so far."""
 
     def rows(self) -> Iterator[RenderedRow | Problem]:
         """All rows up to `maxRows`, in order; a Problem in place of one that cannot be used.
 
-        Raises RunError where template or columns cannot work for any row.
+        Raises RunError where template or columns cannot work for any row, as far as the first one tells.
         """
         limit = self.file.dataset.max_rows
         for number, row in enumerate(read_rows(self.file.path, self.file.file_format)):
@@ -115,6 +119,15 @@ class DatasetReader:
         used = self.maker.columns() if self.maker else set()
         return [name for name in self.columns if name not in used]
 
+    def check_references(self) -> None:
+        """Once all rows are read: RunError (TemplateInvalid) for a template that names a column no row has."""
+        if self.maker:
+            check_references(self.maker, self.missing, list(self.columns), self._first_row)
+
+    @property
+    def _first_row(self) -> str:
+        return f"{self.file.where}, line {self.first_line}"
+
     def _rendered(self, number: int, row: Row | RowError) -> RenderedRow:
         if isinstance(row, RowError):
             raise row
@@ -122,7 +135,11 @@ class DatasetReader:
         if len(self.columns) < MOST_COLUMNS:
             self.columns.update(dict.fromkeys(values))
         if self.maker is None:
-            self.maker = pair_maker(self.file.dataset, self.training, list(values), self.file.where)
+            self.first_line = row.line
+            self.maker = pair_maker(self.file.dataset, self.training, list(values), self._first_row)
+            self.missing = self.maker.columns()
+        if self.missing:
+            self.missing -= values.keys()
         return RenderedRow(number, row.line, *self.maker.pair(values))
 
 
@@ -160,7 +177,8 @@ def survey(file: DataFile, training: TrainingSpec, problems: Problems) -> Survey
         what = "is empty" if not file.path.stat().st_size else "holds no row"
         remedy = "Give a file with at least 1 row."
         raise RunError(FailureClass.INVALID_DATA, "NoRows", f"{file.where} {what}", remedy)
-    found.warnings.extend(reader.maker.warnings if reader.maker else ())
+    reader.check_references()
+    found.warnings.extend(template_warnings(reader.maker, file.where) if reader.maker else ())
     if found.joined:
         found.warnings.append(
             f"{file.where}: in {found.joined} rows prompt and completion meet letter to letter; nothing is put between"
