@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -74,12 +74,12 @@ def run(command: Sequence[str], input: str | None = None) -> str:
 
 
 @contextmanager
-def local(base_model: Callable[[], Path]) -> Iterator[Place]:
+def local() -> Iterator[Place]:
     """The local cluster; it stays up. What is not there yet is built, two things at a time."""
     require_root()
     require_packages(NODE, install=True)
     if not (binary_folder() / "complete").exists():
-        _build_everything(base_model)
+        _build_everything()
     cluster = timed("Kubernetes is up", local_cluster.up)
     references = timed("images are loaded", lambda: images.build_and_load(cluster))
     yield Place(
@@ -92,14 +92,13 @@ def local(base_model: Callable[[], Path]) -> Iterator[Place]:
     )
 
 
-def _build_everything(base_model: Callable[[], Path]) -> None:
+def _build_everything() -> None:
     """On a fresh machine: Go compiles on the CPU while packages for the images come over the network."""
     print("  This machine has not built Kubernetes yet: it takes some minutes, once.", flush=True)
     with ThreadPoolExecutor(2) as pool:
         programs = pool.submit(timed, "Kubernetes, Helm and S3 are built", built_binaries)
         layers = pool.submit(timed, "images are built", lambda: images.build(tuple(images.DOCKERFILES)))
         layers.result()
-        base_model()
         programs.result()
 
 

@@ -26,7 +26,7 @@ from examples.quickstart.watch import follow
 from tests.cluster.locks import locked
 from tests.cluster.paths import cache_root
 from tests.cluster.problem import ClusterProblem
-from tests.cluster.product import Images, install_operator
+from tests.cluster.product import RELEASE, Images, install_operator
 from tests.cluster.s3 import S3
 
 HERE = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ def chosen_place(arguments: list[str]) -> AbstractContextManager[Place]:
     cluster = given.get("CLUSTER") or "local"
     names = [given.get(name, "") for name in ("OPERATOR_IMAGE", "TRAINER_IMAGE", "S3_IMAGE")]
     if cluster == "local":
-        return places.local(base_model)
+        return places.local()
     if cluster == "kind":
         return places.kind()
     if cluster == "current":
@@ -80,7 +80,7 @@ def run(place: Place) -> bool:
     """Install, upload, apply, follow, show. False when the Finetune failed."""
     model = base_model()
     with step("the operator is installed with Helm"):
-        install_operator(place.helm, place.kubeconfig, place.images, *SETTINGS)
+        install(place)
     with place.s3() as access:
         with step("base model and rows are in S3"):
             bucket = Bucket(access)
@@ -93,6 +93,15 @@ def run(place: Place) -> bool:
         show(bucket, status)
     print(next_commands(place, name, namespace))
     return True
+
+
+def install(place: Place) -> None:
+    """The operator, by Helm. Raises ClusterProblem with what its pod says, where it does not come up."""
+    try:
+        install_operator(place.helm, place.kubeconfig, place.images, *SETTINGS)
+    except ClusterProblem as problem:
+        logs = place.kubectl("logs", "-n", RELEASE, f"deployment/{RELEASE}", "--tail=5", "--ignore-errors")
+        raise ClusterProblem(f"{problem}\nThe operator's last log lines:\n{logs}".rstrip()) from problem
 
 
 def base_model() -> Path:
@@ -116,8 +125,7 @@ def model_hash() -> str:
 
 def pretrain(folder: Path) -> None:
     """In a process of its own, so that this one needs no torch. Raises ClusterProblem with its last words."""
-    # Waiting threads sleep: a spinning one steals the core from whoever it waits for while others compile.
-    command = ["env", "OMP_WAIT_POLICY=PASSIVE", sys.executable, "-m", "examples.quickstart.base_model", str(folder)]
+    command = [sys.executable, "-m", "examples.quickstart.base_model", str(folder)]
     shown, said = LiveLine(), [""]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
