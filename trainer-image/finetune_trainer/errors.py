@@ -38,6 +38,11 @@ class RunError(Exception):
         )
 
 
+def not_finite(what: str) -> RunError:
+    """Training led to numbers that are none (Diverged); `what` says which."""
+    return RunError(FailureClass.DIVERGED, "NotFinite", f"{what}; nothing is published")
+
+
 class RowError(Exception):
     """What is wrong with one row, and in which column where that is known."""
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from finetune_api.names import FailureClass
 from finetune_api.resource import Optimizer, Scheduler
 from finetune_api.status import EffectiveHyperparameters, HistoryRow, Metrics, Progress
 from torch import Tensor
 
-from finetune_trainer.errors import RunError
+from finetune_trainer.errors import not_finite
 from finetune_trainer.loss import LossModel
 from finetune_trainer.optimizer import clip_gradients, make_optimizer, trained_parameters
 from finetune_trainer.pack import micro_batches, step_rows
@@ -184,7 +183,7 @@ def fit(
 def _finite(number: float, what: str, step: int) -> float:
     if math.isfinite(number):
         return number
-    raise RunError(FailureClass.DIVERGED, "NotFinite", f"the {what} is {number} at step {step}; nothing is published")
+    raise not_finite(f"the {what} is {number} at step {step}")
 
 
 def _tell(report: Reporter, curve: Curve, row: HistoryRow) -> None:

@@ -1,5 +1,6 @@
 """A model ready to be trained and measured, and what it says about the evaluation rows."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from finetune_trainer.answers import answer_pattern, share_of_matches
 from finetune_trainer.attention import PROBE_LENGTHS, packs_cleanly, rows_attended
 from finetune_trainer.batch import Batch
 from finetune_trainer.compute import Compute
+from finetune_trainer.errors import not_finite
 from finetune_trainer.evaluate import Likelihood, generate, generation_settings, likelihood
 from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.loss import LossModel, has_plain_head
@@ -132,7 +134,9 @@ def ask(engine: Engine, asked: Question) -> Findings:
 
 
 def compared(asked: Question, base: Findings, tuned: Findings) -> EvaluationStatus:
-    """Both models side by side."""
+    """Both models side by side. Raises RunError (Diverged) where the tuned one's perplexity is no number."""
+    if tuned.perplexity is not None and not math.isfinite(tuned.perplexity):
+        raise not_finite(f"the perplexity of the tuned model is {tuned.perplexity}")
     return EvaluationStatus(
         rows=len(asked.rows),
         generated_rows=len(asked.references),

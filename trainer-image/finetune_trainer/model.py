@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 
 from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter
 from finetune_trainer.compute import Compute
-from finetune_trainer.errors import RunError
+from finetune_trainer.errors import RunError, not_finite
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A whole model, or one with an adapter."""
@@ -114,9 +114,15 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def merged_model(folder: Path, adapter: Path, compute: Compute) -> PreTrainedModel:
-    """The unquantised base of `folder` with the adapter of `adapter` merged in, rounded to the base's precision."""
+    """The unquantised base of `folder` with the adapter just trained merged in, rounded to the base's precision.
+
+    Raises RunError (Diverged) where the sum is not finite.
+    """
     base = load_base(folder, Quantization.NONE, torch.float32, compute.device)
-    model = merge(PeftModel.from_pretrained(base, str(adapter)))
+    try:
+        model = merge(PeftModel.from_pretrained(base, str(adapter)))
+    except ValueError as error:
+        raise not_finite(f"the adapter cannot be merged: {error}") from error
     round_weights(model, stored_dtype(folder))
     return model
 

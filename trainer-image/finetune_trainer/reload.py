@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_trainer.compute import Compute, compute_for
-from finetune_trainer.errors import RunError, shortened
+from finetune_trainer.errors import RunError, not_finite, shortened
 from finetune_trainer.model import load_base
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
@@ -48,13 +48,15 @@ class ReloadCheck(StrictModel):
 
 @torch.no_grad()
 def write_probe(model: PreTrainedModel, rows: Sequence[Sequence[int]], compute: Compute, path: Path) -> None:
-    """What the model says about the starts of the first rows."""
+    """What the model says about the starts of the first rows. Raises RunError (Diverged) where that is no numbers."""
     model.eval()
     tensors: dict[str, Tensor] = {}
     for number, row in enumerate(rows[:PROBE_ROWS]):
         ids = torch.tensor([list(row[:PROBE_TOKENS])])
         tensors[f"ids.{number}"] = ids
-        tensors[f"logits.{number}"] = _logits(model, ids, compute)
+        logits = tensors[f"logits.{number}"] = _logits(model, ids, compute)
+        if not bool(logits.isfinite().all()):
+            raise not_finite("the logits of the tuned model are not all finite")
     save_file(tensors, path)
 
 
