@@ -14,7 +14,7 @@ import torch
 from finetune_api.names import ENV_LOG_FORMAT, MANIFEST_FILE, Exit, FailureClass, Stage
 from finetune_api.run import ReportTarget, RunResult, RunSpec
 from finetune_trainer.__main__ import main, read_run, unexpected_failure
-from finetune_trainer.errors import RunError
+from finetune_trainer.errors import RunError, Termination
 
 from tests.trainer.reports_server import reports_server
 from tests.trainer.stories import a_story_run
@@ -42,16 +42,16 @@ def result_in(text: str) -> RunResult:
     return RunResult.model_validate_json(text)
 
 
-def test_both_stages_run_as_commands_and_report_over_http(tmp_path: Path) -> None:
+def reporting(tmp_path: Path, run: RunSpec, url: str) -> RunSpec:
     token = tmp_path / "token"
     token.write_text("secret")
+    return run.model_copy(update={"report": ReportTarget(url=url, token_file=str(token))})
+
+
+def test_both_stages_run_as_commands_and_report_over_http(tmp_path: Path) -> None:
     with reports_server() as server:
-        run = a_story_run(tmp_path).model_copy(
-            update={
-                "report": ReportTarget(url=server.url, token_file=str(token)),
-                "result_file": str(tmp_path / "result.json"),
-                "threads": 1,
-            }
+        run = reporting(tmp_path, a_story_run(tmp_path), server.url).model_copy(
+            update={"result_file": str(tmp_path / "result.json"), "threads": 1}
         )
         path = written(tmp_path, run)
         for stage in Stage:
@@ -87,6 +87,57 @@ def test_sigterm_while_training_exits_143_and_publishes_nothing(tmp_path: Path) 
     assert failure is not None
     assert failure.failure_class is FailureClass.PREEMPTED
     assert not (tmp_path / "out" / MANIFEST_FILE).exists()
+
+
+def test_sigterm_after_the_outcome_changes_neither_result_nor_exit_code(tmp_path: Path) -> None:
+    """A named pipe holds the process where it writes its result, until somebody reads."""
+    pipe = tmp_path / "result"
+    os.mkfifo(pipe)
+    with reports_server() as server:
+        run = reporting(tmp_path, a_story_run(tmp_path), server.url).model_copy(update={"result_file": str(pipe)})
+        (tmp_path / "data.jsonl").unlink()
+        process = started("prepare", written(tmp_path, run))
+        assert process.stderr is not None
+        while "DatasetNotFound" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        _, log = process.communicate()
+        with open(reader) as file:
+            message = file.read()
+        assert process.returncode == Exit.USER_ERROR, log
+        assert "Traceback" not in log
+        assert result_in(message).failure is not None
+        assert server.reports[-1].result == result_in(message)
+
+
+def test_sigterm_before_anything_began_exits_143(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def terminated(path: Path) -> RunSpec:
+        raise Termination
+
+    monkeypatch.setattr("finetune_trainer.__main__.read_run", terminated)
+    assert main(["prepare", "--run", str(tmp_path / "run.json")]) == Exit.TERMINATED
+
+
+@pytest.mark.parametrize("why", ["no folder", "no message"])
+def test_a_result_that_cannot_be_written_is_reported_and_leaves_the_exit_code(
+    tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_message(self: RunResult) -> str:
+        raise ValueError("too long")
+
+    if why == "no message":
+        monkeypatch.setattr(RunResult, "to_message", no_message)
+    with reports_server() as server:
+        run = reporting(tmp_path, a_story_run(tmp_path), server.url)
+        run = run.model_copy(update={"result_file": str(tmp_path / "nowhere" / "result")})
+        (tmp_path / "data.jsonl").unlink()
+        assert main(["prepare", "--run", str(written(tmp_path, run))]) == Exit.USER_ERROR
+        result = server.reports[-1].result
+    assert result is not None
+    assert result.failure is not None
+    assert result.failure.reason == "DatasetNotFound"
+    assert "the result cannot be written" in capsys.readouterr().err
 
 
 def test_a_run_file_that_is_not_there_is_one_line_and_exit_42(
@@ -127,14 +178,19 @@ def test_a_users_mistake_is_a_failure_without_a_stack_trace(tmp_path: Path, caps
     assert "Traceback" not in streams.err
 
 
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("no group", "0 groups"), ("(a)(b)", "2 groups"), ("#### (", "is not a regular expression")]
+)
 def test_a_wrong_answer_pattern_is_refused_before_anything_is_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], pattern: str, words: str
 ) -> None:
-    run = a_story_run(tmp_path, evaluation={"metrics": ["exactMatch"], "answerPattern": "no group"})
+    run = a_story_run(tmp_path, evaluation={"metrics": ["exactMatch"], "answerPattern": pattern})
+    (tmp_path / "data.jsonl").unlink()
     assert main(["prepare", "--run", str(written(tmp_path, run))]) == Exit.USER_ERROR
     failure = result_in(capsys.readouterr().out).failure
     assert failure is not None
     assert (failure.failure_class, failure.reason) == (FailureClass.INVALID_CONFIG, "AnswerPatternInvalid")
+    assert words in failure.message
 
 
 def test_train_without_prepared_data_is_no_users_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RunError as error:
         log.warn(f"{error} {error.remedy}")
         return _exit_code(error.failure())
+    except Termination:
+        log.warn("the pod was told to stop (SIGTERM) before it began")
+        return Exit.TERMINATED
 
 
 def read_run(path: Path) -> RunSpec:
@@ -62,7 +65,7 @@ def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
     """Run a stage, and tell its result to whoever asked: the result file, and the operator."""
     with Reporter(spec, stage, log) as report:
         result, code = _outcome(stage, lambda: _work(stage, spec, report), log)
-        _write_result(spec, result)
+        _write_result(spec, result, log)
         report.finish(result, **({"tries": 1} if code == Exit.TERMINATED else {}))
     return code
 
@@ -81,9 +84,12 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
 
 
 def _outcome(stage: Stage, work: Callable[[], RunResult], log: Log) -> tuple[RunResult, int]:
-    """What came of it: the one place where an exception becomes a failure."""
+    """What came of it: the one place where an exception becomes a failure. SIGTERM is ignored from then on."""
     try:
-        return work(), Exit.OK
+        try:
+            return work(), Exit.OK
+        finally:
+            _ignore_termination()
     except Termination:
         failure = _failure(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)")
     except RunError as error:
@@ -113,12 +119,16 @@ def _reload(path: Path) -> int:
     return Exit.OK
 
 
-def _write_result(spec: RunSpec, result: RunResult) -> None:
-    message = result.to_message()
-    if spec.result_file is None:
-        print(message, flush=True)
-    else:
-        Path(spec.result_file).write_text(message, encoding="utf-8")
+def _write_result(spec: RunSpec, result: RunResult, log: Log) -> None:
+    """A result that cannot be written is told in the log: it is reported all the same, and the exit code says most."""
+    try:
+        message = result.to_message()
+        if spec.result_file is None:
+            print(message, flush=True)
+        else:
+            Path(spec.result_file).write_text(message, encoding="utf-8")
+    except Exception as error:  # noqa: BLE001 (whatever stands in the way, the stage is over)
+        log.warn(f"the result cannot be written: {type(error).__name__}: {error}")
 
 
 def _is_gpu_out_of_memory(error: Exception) -> bool:
@@ -143,6 +153,12 @@ def _bad_run(message: str) -> RunError:
 def _terminate(number: int, frame: FrameType | None) -> None:
     """SIGTERM becomes an exception in the main thread, so that every `with` and `finally` runs."""
     raise Termination
+
+
+def _ignore_termination() -> None:
+    """The outcome is known and only has to be told, which takes seconds. Nothing to ignore where main() is a call."""
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -112,9 +112,9 @@ class Reporter:
             self._thread.join(timeout=2 * TIMEOUT_SECONDS)
 
     def _post(self, target: ReportTarget) -> bool:
-        with self._changed:
-            body = self._report.model_dump_json(by_alias=True, exclude_none=True).encode()
         try:
+            with self._changed:
+                body = self._report.model_dump_json(by_alias=True, exclude_none=True).encode()
             post(target, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._warn_once(f"progress cannot be reported to {target.url}: {error}")
