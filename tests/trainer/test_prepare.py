@@ -357,6 +357,17 @@ def test_tampered_prepared_data_is_refused(tmp_path: Path, model: Path) -> None:
     assert caught.value.reason == "PreparedDataUnusable"
 
 
+def test_prepared_data_of_a_later_release_is_read_all_the_same(tmp_path: Path, model: Path) -> None:
+    spec = a_run(tmp_path, model, [a_dataset(write_jsonl(tmp_path / "rows.jsonl", some_pairs(3)))])
+    run_prepare(spec)
+    store = open_store(spec.output_uri, spec.storage)
+    index = json.loads(store.get_bytes("prepared/index.json"))
+    for part in (index, index["data"], index["datasets"][0], index["resolved"]):
+        part["addedLater"] = 1
+    store.put_bytes("prepared/index.json", json.dumps(index).encode())
+    assert len(read_prepared(store, tmp_path).train) == 3
+
+
 def test_data_that_was_never_prepared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no file"):
         read_prepared(

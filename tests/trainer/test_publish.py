@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from finetune_api.names import MANIFEST_FILE, FailureClass, Stage
 from finetune_api.run import RunIdentity, RunResult, RunSpec
-from finetune_api.status import Metrics
+from finetune_api.status import EffectiveHyperparameters, Metrics, Resolved
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
 from finetune_trainer.store import FileStore
@@ -98,5 +98,31 @@ def test_a_damaged_upload_leaves_no_manifest(tmp_path: Path, run: RunSpec, artif
 
 def test_something_else_in_the_manifests_place_is_an_error(run: RunSpec, store: FileStore) -> None:
     store.put_bytes(MANIFEST_FILE, b"{}")
-    with pytest.raises(RunError, match="no manifest of this release"):
+    with pytest.raises(RunError, match="is no manifest"):
         existing_result(store, run)
+
+
+def test_a_manifest_of_a_later_release_is_read_all_the_same(run: RunSpec, store: FileStore, artifact: Path) -> None:
+    result = publish(store, run, artifact, "aaaaaaaa", "adapter", RESULT)
+    manifest = json.loads(store.get_bytes(MANIFEST_FILE))
+    for part in (manifest, manifest["files"][0], manifest["result"]):
+        part["addedLater"] = 1
+    store.put_bytes(MANIFEST_FILE, json.dumps(manifest).encode())
+    again = existing_result(store, run)
+    assert again is not None
+    assert again.artifact is not None
+    assert result.artifact is not None
+    assert again.artifact.uri == result.artifact.uri
+    assert again.metrics == RESULT.metrics
+
+
+def test_what_prepare_has_told_already_is_in_the_manifest_and_not_in_the_result(
+    run: RunSpec, store: FileStore, artifact: Path
+) -> None:
+    told = {"resolved": Resolved(parameters=7), "effective_hyperparameters": EffectiveHyperparameters(seed=1)}
+    result = publish(store, run, artifact, "aaaaaaaa", "adapter", RESULT.model_copy(update=told))
+    assert (result.resolved, result.effective_hyperparameters) == (None, None)
+    assert existing_result(store, run) == result
+    manifest = json.loads(store.get_bytes(MANIFEST_FILE))
+    assert manifest["result"]["resolved"] == {"parameters": 7}
+    assert manifest["result"]["effectiveHyperparameters"] == {"seed": 1}

@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from finetune_api.base import StrictModel
+from finetune_api.base import Model
 from finetune_api.names import PREPARED_FOLDER, FailureClass
 from finetune_api.status import DataStatus, EffectiveHyperparameters, Resolved
 from pydantic import Field, ValidationError
@@ -66,7 +66,7 @@ class TokenRows:
         return cls(np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(1, np.int64))
 
 
-class Reference(StrictModel):
+class Reference(Model):
     """What a dev or test row says, beside its tokens."""
 
     dataset: str
@@ -81,7 +81,7 @@ class Reference(StrictModel):
     """The prompt's ids as generation sends them: a begin token where the tokenizer has one, then the prompt."""
 
 
-class DatasetDigest(StrictModel):
+class DatasetDigest(Model):
     """Which bytes a dataset was."""
 
     name: str
@@ -92,8 +92,8 @@ class DatasetDigest(StrictModel):
     """Rows read."""
 
 
-class PreparedIndex(StrictModel):
-    """What holds for every attempt; nobody computes it a second time."""
+class PreparedIndex(Model):
+    """What holds for every attempt; nobody computes it a second time. An attempt of another release may read it."""
 
     effective_hyperparameters: EffectiveHyperparameters
     resolved: Resolved
@@ -135,7 +135,7 @@ def write_prepared(store: Store, scratch: Path, prepared: Prepared) -> None:
 def read_prepared(store: Store, scratch: Path) -> Prepared:
     """Read the prepared folder below the run's root and check its digests.
 
-    Raises RunError (Infrastructure) where it is not there, not whole, or of another release.
+    Raises RunError (Infrastructure) where it is not there, not whole, or lacks what this release needs.
     """
     folder = scratch / "read-prepared"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from finetune_api.base import StrictModel
+from finetune_api.base import Model
 from finetune_api.names import ARTIFACTS_FOLDER, MANIFEST_FILE, FailureClass
 from finetune_api.run import RunIdentity, RunResult, RunSpec
 from finetune_api.status import ArtifactStatus
@@ -21,7 +21,7 @@ WRITER_LENGTH = 8
 """Characters of the writer's id that tell its folder from others'."""
 
 
-class ManifestFile(StrictModel):
+class ManifestFile(Model):
     """One file of the artifact."""
 
     name: str
@@ -31,8 +31,11 @@ class ManifestFile(StrictModel):
     sha256: str
 
 
-class Manifest(StrictModel):
-    """The artifact of a run: there is one at most, and it is never overwritten."""
+class Manifest(Model):
+    """The artifact of a run: there is one at most, and it is never overwritten.
+
+    Read tolerantly: the attempt that wrote it may have been of another release.
+    """
 
     version: int = 1
     identity: RunIdentity
@@ -59,7 +62,7 @@ def existing_result(store: Store, spec: RunSpec) -> RunResult | None:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise _taken(f"{uri_of(store, MANIFEST_FILE)} is there already, and is no manifest of this release") from error
+        raise _taken(f"{uri_of(store, MANIFEST_FILE)} is there already, and is no manifest") from error
     if manifest.identity.uid != spec.identity.uid:
         raise _taken(f"{uri_of(store, MANIFEST_FILE)} belongs to another run, with uid {manifest.identity.uid}")
     return _with_artifact(store, manifest, data)
@@ -112,7 +115,9 @@ def _with_artifact(store: Store, manifest: Manifest, data: bytes) -> RunResult:
         sha256=hashlib.sha256(data).hexdigest(),
         files=len(manifest.files),
     )
-    return manifest.result.model_copy(update={"artifact": artifact})
+    # What prepare has told already would only fill the pod's short message.
+    told = {"resolved": None, "effective_hyperparameters": None}
+    return manifest.result.model_copy(update={"artifact": artifact, **told})
 
 
 def _taken(message: str) -> RunError:
