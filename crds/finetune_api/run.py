@@ -28,7 +28,7 @@ from finetune_api.status import (
 )
 
 
-class RunIdentity(StrictModel):
+class RunIdentity(Model):
     """Whose run it is."""
 
     namespace: str

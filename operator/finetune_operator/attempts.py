@@ -59,9 +59,10 @@ def lost_result(job: Job) -> Failure:
     return a_failure(FailureClass.INFRASTRUCTURE, "ResultLost", message, job.stage)
 
 
-def vanished(name: str, stage: Stage) -> Failure:
+def vanished(stage: Stage, attempt: int) -> Failure:
     """An attempt whose Job was there and is gone: somebody deleted it, and wants it to start again."""
-    return a_failure(FailureClass.PREEMPTED, "JobDeleted", f"Job {name} was deleted while it ran", stage)
+    message = f"the Job of {stage}, attempt {attempt}, was deleted while it ran"
+    return a_failure(FailureClass.PREEMPTED, "JobDeleted", message, stage)
 
 
 def a_failure(

@@ -17,7 +17,6 @@ from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneSta
 from finetune_operator import stages
 from finetune_operator.attempts import a_failure, failure_of, lost_result, result_of, vanished
 from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
-from finetune_operator.manifests import child_name
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import merge_report
 from finetune_operator.settings import Settings
@@ -184,8 +183,7 @@ def _without_job(run: Run, attempt: Attempt) -> Step:
         return _start(run, attempt)
     if current.state is StageState.FAILED and run.status.failure:
         return _after_failure(run, attempt, run.status.failure)
-    name = child_name(run.finetune, attempt.stage, attempt.number)
-    return _after_failure(run, attempt, vanished(name, attempt.stage))
+    return _after_failure(run, attempt, vanished(attempt.stage, attempt.number))
 
 
 def _start(run: Run, attempt: Attempt) -> Step:
