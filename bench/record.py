@@ -1,13 +1,13 @@
 """Results of a benchmark: JSON for programs, a Markdown table for people, both with versions and the machine."""
 
 import json
-import os
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from bench.machine import machine
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
@@ -23,6 +23,8 @@ class Run:
     tokens: int
     """Tokens of the rows that were trained, padding left out."""
     dev_loss: float
+    others_share: float
+    """Share of all processor time that other programs took meanwhile: above a few percent, measure again."""
 
     @property
     def steps_per_second(self) -> float:
@@ -41,31 +43,27 @@ def summary(runs: Sequence[Run], who: str) -> Run:
 
 def write(runs: Sequence[Run], ours: Run, theirs: Run, threads: int) -> None:
     """`results/steps-<machine>.json` and `.md`."""
-    machine = processor()
-    name = f"steps-{re.sub('[^a-z0-9]+', '-', machine.lower()).strip('-')}-{os.cpu_count()}-cores"
-    facts = {
-        "processor": machine,
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
-    }
+    facts = machine()
+    words = re.sub("[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
     ratio = round(ours.steps_per_second / theirs.steps_per_second, 3)
+    record = {"machine": facts, "threads": threads, "ratio": ratio, "runs": [asdict(run) for run in runs]}
     RESULTS.mkdir(exist_ok=True)
-    record = {"machine": facts, "ratio": ratio, "runs": [asdict(run) for run in runs]}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / f"{name}.md").write_text(page(runs, (ours, theirs), machine, threads), encoding="utf-8")
+    (RESULTS / f"steps-{words}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"steps-{words}.md").write_text(page(runs, (ours, theirs), facts, threads), encoding="utf-8")
 
 
-def page(runs: Sequence[Run], chosen: tuple[Run, Run], machine: str, threads: int) -> str:
+def page(runs: Sequence[Run], chosen: tuple[Run, Run], facts: dict[str, object], threads: int) -> str:
     """The result as a page."""
     ours, theirs = chosen
+    shares = [run.others_share for run in runs]
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     lines = [
         "# Training steps per second on the quickstart's model and rows",
         "",
-        f"{machine}, {os.cpu_count()} cores, {threads} threads, fp32. {versions}. `make bench-steps` writes this page.",
+        f"{facts['cpu']}, {facts['cores']} cores, {threads} threads, fp32. {versions}.",
         f"Median of {len(runs) // 2} runs each, taking turns; {ours.steps} steps of the same rows in the same order.",
+        f"Other programs took {min(shares):.0%} to {max(shares):.0%} of the processor meanwhile.",
+        "Made by `make bench-steps`.",
         "",
         "| trainer | steps/s | tokens/s without padding | dev loss | all runs, steps/s |",
         "|--|--|--|--|--|",
@@ -76,12 +74,3 @@ def page(runs: Sequence[Run], chosen: tuple[Run, Run], machine: str, threads: in
         lines.append(f"| {' | '.join([run.who, *cells])} |")
     ratio = ours.steps_per_second / theirs.steps_per_second
     return "\n".join([*lines, "", f"{ours.who} makes {ratio:.2f} times the steps of {theirs.who}.", ""])
-
-
-def processor() -> str:
-    """The processor's name as Linux tells it."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.machine()

@@ -4,18 +4,18 @@
 
 Both train the same rows in the same steps from the same adapter's seed, in fp32 with two threads; TRL pads as it does
 by default. They take turns, and the median counts. Loading and evaluation are not timed. The dev loss of both is
-measured by the same code and must agree, else the figure would mean nothing.
+measured by the same code and must agree, else the figure would mean nothing; nor does it where other programs took
+much of the processor, which is written beside it.
 """
 
 import io
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from finetune_api.names import Stage
 from finetune_trainer.compute import compute_for
 from finetune_trainer.fit import fit
@@ -26,9 +26,11 @@ from finetune_trainer.pack import step_rows
 from finetune_trainer.quiet import quiet_libraries
 from finetune_trainer.report import Reporter
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig, SFTTrainer
 
+from bench.clock import Clock
 from bench.record import Run, summary, write
 from bench.workload import Workload, quickstart_workload
 
@@ -41,33 +43,38 @@ SAME_LOSS = 0.02
 OURS, THEIRS = "finetune_trainer", "TRL SFTTrainer"
 
 
-class TrainingClock(TrainerCallback):  # type: ignore[misc]
-    """Seconds between the first step's start and the last step's end."""
+QUIET_SHARE = 0.1
+"""Other programs may take this share of the processor; above it the figure says more about them."""
 
-    seconds = 0.0
+
+class TrainingClock(TrainerCallback):  # type: ignore[misc]
+    """Counts from the first step's start to the last step's end."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
 
     def on_train_begin(self, *_: object, **__: object) -> None:
-        self.seconds = -time.monotonic()
+        self.clock.start()
 
     def on_train_end(self, *_: object, **__: object) -> None:
-        self.seconds += time.monotonic()
+        self.clock.stop()
 
 
 def train_ours(work: Workload) -> Run:
     """The product's own loop."""
-    engine = new_engine(work)
+    engine, clock = new_engine(work), Clock()
     settings = replace(work.settings, eval_steps=None)
     report = Reporter(work.spec, Stage.TRAIN, Log(stream=io.StringIO()))
     with engine.attending():
-        started = time.monotonic()
+        clock.start()
         fit(engine.loss, work.prepared.train, settings, engine.packed, engine.compute.device, lambda: 0.0, report)
-        seconds = time.monotonic() - started
-    return measured(OURS, work, engine, seconds)
+        clock.stop()
+    return measured(OURS, work, engine, clock)
 
 
 def train_theirs(work: Workload, folder: Path) -> Run:
     """TRL on the same rows in the same order; no gradient checkpointing, no bf16, since ours has neither here."""
-    settings, clock = work.settings, TrainingClock()
+    settings, timer = work.settings, TrainingClock()
     rows = [work.prepared.train.row(row) for step in range(settings.total_steps) for row in rows_of(work, step)]
     dataset = Dataset.from_list(
         [{"input_ids": ids.tolist(), "completion_mask": flags.astype(int).tolist()} for ids, flags in rows]
@@ -104,12 +111,13 @@ def train_theirs(work: Workload, folder: Path) -> Run:
             report_to="none",
             disable_tqdm=True,
         ),
-        callbacks=[clock],
+        callbacks=[timer],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     engine = new_engine(work)
     set_peft_model_state_dict(engine.model, get_peft_model_state_dict(trainer.model))
-    return measured(THEIRS, work, engine, clock.seconds)
+    return measured(THEIRS, work, engine, timer.clock)
 
 
 def new_engine(work: Workload) -> Engine:
@@ -119,11 +127,12 @@ def new_engine(work: Workload) -> Engine:
     return make_engine(model, compute, training.hyperparameters.packing, print)
 
 
-def measured(who: str, work: Workload, engine: Engine, seconds: float) -> Run:
+def measured(who: str, work: Workload, engine: Engine, clock: Clock) -> Run:
     """What came of a training of `engine`."""
     steps = work.settings.total_steps
     tokens = sum(int(work.prepared.train.lengths[row]) for step in range(steps) for row in rows_of(work, step))
-    return Run(who, seconds, steps, tokens, engine.likelihood(work.prepared.dev, 64).loss)
+    dev_loss = engine.likelihood(work.prepared.dev, 64).loss
+    return Run(who, clock.seconds, steps, tokens, dev_loss, clock.others_share)
 
 
 def rows_of(work: Workload, step: int) -> list[int]:
@@ -134,6 +143,8 @@ def rows_of(work: Workload, step: int) -> list[int]:
 def main(steps: int) -> int:
     """Run the benchmark and write its result; 1 where the two did not learn the same."""
     quiet_libraries()
+    disable_progress_bars()
+    disable_progress_bar()
     runs: list[Run] = []
     with TemporaryDirectory() as folder:
         work = quickstart_workload(Path(folder), THREADS, maxSteps=steps)
@@ -142,7 +153,8 @@ def main(steps: int) -> int:
             return 2
         for _ in range(REPEATS):
             for run in (train_ours(work), train_theirs(work, Path(folder) / "trl")):
-                print(f"{run.who:<18} {run.steps_per_second:6.2f} steps/s, dev loss {run.dev_loss:.4f}", flush=True)
+                told = f"dev loss {run.dev_loss:.4f}, others took {run.others_share:.0%} of the processor"
+                print(f"{run.who:<18} {run.steps_per_second:6.2f} steps/s, {told}", flush=True)
                 runs.append(run)
     ours, theirs = (summary(runs, who) for who in (OURS, THEIRS))
     write(runs, ours, theirs, THREADS)
@@ -150,6 +162,11 @@ def main(steps: int) -> int:
     if abs(ours.dev_loss / theirs.dev_loss - 1) > SAME_LOSS:
         print(f"The dev losses differ by more than {SAME_LOSS:.0%}: the speeds are not comparable.", file=sys.stderr)
         return 1
+    busy = max(run.others_share for run in runs)
+    if busy > QUIET_SHARE:
+        print(
+            f"Other programs took up to {busy:.0%} of the processor: measure again when it is quiet.", file=sys.stderr
+        )
     return 0
 
 
