@@ -35,7 +35,8 @@ def test_loss_and_gradients_are_pefts() -> None:
     wanted, found = loss_and_gradients(plain), loss_and_gradients(fused)
     assert len(found) == len(wanted) == 29
     for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        # Sums in another order: an element near zero is as exact as the largest one, not as itself.
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
