@@ -51,5 +51,10 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
     FailureClass.DIVERGED: FailurePolicy(
         Exit.DIVERGED, Next.FAIL, "Lower hyperparameters.learningRate, or add a warmup."
     ),
+    FailureClass.GATE_FAILED: FailurePolicy(
+        Exit.GATE_FAILED,
+        Next.FAIL,
+        "Train longer or on more data, or lower evaluation.gate, then create the Finetune again.",
+    ),
     FailureClass.PREEMPTED: FailurePolicy(Exit.TERMINATED, Next.RESTART, "Nothing: the run starts again by itself."),
 }

@@ -138,6 +138,7 @@ class FailureClass(StrEnum):
     HOST_OUT_OF_MEMORY = "HostOutOfMemory"
     DISK_FULL = "DiskFull"
     DIVERGED = "Diverged"
+    GATE_FAILED = "GateFailed"
     PREEMPTED = "Preempted"
 
 
@@ -149,5 +150,6 @@ class Exit(IntEnum):
     INFRASTRUCTURE = 43
     GPU_OUT_OF_MEMORY = 44
     DIVERGED = 45
+    GATE_FAILED = 46
     TERMINATED = 143
     """128 + SIGTERM: somebody asked the pod to leave."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from finetune_api.base import Model, cel, rules
+from finetune_api.metrics import LOWER_IS_BETTER, READ_ANSWERS, READ_LABELS, Metric
 from finetune_api.status import FinetuneStatus
 
 NO_DOT_DOT = cel("!self.split('/').exists(part, part == '..')", "a URI may not contain '..' as a path part")
@@ -329,35 +330,98 @@ class Hyperparameters(Model):
     """Adapter start, row order and dropout."""
 
 
-class Metric(StrEnum):
-    """What is measured on base and tuned model."""
+class Gate(Model):
+    """What the tuned model must reach to be published."""
 
-    PERPLEXITY = "perplexity"
-    EXACT_MATCH = "exactMatch"
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.minimum) || has(self.maximum) || self.improves",
+                "evaluation.gate needs at least 1 of minimum, maximum and improves",
+            ),
+            cel(
+                f"!has(self.minimum) || !(self.metric in {LOWER_IS_BETTER})",
+                f"evaluation.gate.minimum is for a metric of which more is better: for {', '.join(LOWER_IS_BETTER)} "
+                "set evaluation.gate.maximum",
+            ),
+            cel(
+                f"!has(self.maximum) || self.metric in {LOWER_IS_BETTER}",
+                f"evaluation.gate.maximum is for {', '.join(LOWER_IS_BETTER)}, of which less is better: "
+                "set evaluation.gate.minimum",
+            ),
+        )
+    )
+    metric: Metric
+    """The metric that decides; one of `evaluation.metrics`."""
+    minimum: float | None = Field(default=None, ge=0, le=1)
+    """Least value of the tuned model, for every metric but perplexity."""
+    maximum: float | None = Field(default=None, ge=1, le=1_000_000_000)
+    """Largest perplexity of the tuned model."""
+    improves: bool = False
+    """The tuned model must be better than the base; as good is not enough."""
+
+
+Label = Annotated[str, Field(min_length=1, max_length=256, json_schema_extra={"pattern": r"^\S(.*\S)?$"})]
 
 
 class Evaluation(Model):
     """Base against tuned on the same rows: test rows where there are some, else dev rows."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "!has(self.gate) || self.gate.metric in self.metrics",
+                "evaluation.gate.metric must be one of evaluation.metrics",
+            ),
+            cel(
+                f"!has(self.labels) || self.metrics.exists(metric, metric in {READ_LABELS})",
+                f"evaluation.labels needs a metric over labels in evaluation.metrics: {', '.join(READ_LABELS)}",
+            ),
+            cel(
+                f"!has(self.answerPattern) || self.metrics.exists(metric, metric in {READ_ANSWERS})",
+                f"evaluation.answerPattern needs a metric that reads answers in evaluation.metrics: "
+                f"{', '.join(READ_ANSWERS)}",
+            ),
+        )
+    )
     metrics: list[Metric] = Field(
         default=[Metric.PERPLEXITY], max_length=8, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
     """What is measured; an empty list measures nothing."""
     rows: int = Field(default=64, ge=0, le=1_000_000)
-    """Rows that are generated for `exactMatch` and samples; 0 = all."""
+    """Rows that are generated, for samples and every metric but perplexity, from the first on; 0 = all."""
     answer_pattern: str | None = Field(default=None, min_length=1, max_length=1024)
     """Regular expression with one group: the last match's group is the answer; commas between digits are removed."""
+    labels: list[Label] | None = Field(
+        default=None, min_length=2, max_length=1024, json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """The answers that there are, for the metrics over labels; a reference that is none of them is refused by prepare.
+    Default: the labels in the references."""
+    gate: Gate | None = None
+    """Publish only a model that is good enough; else the run fails with class GateFailed."""
 
 
 class Generation(Model):
-    """How samples are generated; `exactMatch` is always greedy."""
+    """How samples are generated: greedy, sampled, or by contrastive search. What is measured is always greedy."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             cel(
-                "self.doSample || (self.temperature == 1.0 && self.topP == 1.0 && self.topK == 0)",
-                "generation.temperature, topP and topK need generation.doSample true",
-            )
+                "self.doSample || (self.temperature == 1.0 && self.topP == 1.0)",
+                "generation.temperature and topP need generation.doSample true",
+            ),
+            cel(
+                "self.topK == 0 || self.doSample || self.penaltyAlpha > 0.0",
+                "generation.topK above 0 needs generation.doSample true or penaltyAlpha above 0",
+            ),
+            cel(
+                "self.penaltyAlpha == 0.0 || self.topK >= 2",
+                "generation.penaltyAlpha above 0 needs generation.topK of at least 2: it chooses among so many tokens",
+            ),
+            cel(
+                "self.penaltyAlpha == 0.0 || !self.doSample",
+                "generation.penaltyAlpha above 0 (contrastive search) excludes generation.doSample",
+            ),
         )
     )
     max_new_tokens: int = Field(default=128, ge=1, le=1_048_576)
@@ -372,11 +436,19 @@ class Generation(Model):
     )
     """Divides the logits; needs `doSample`."""
     top_k: int = Field(default=0, ge=0, le=1_000_000)
-    """Sample from the k likeliest tokens; 0 = off; needs `doSample`."""
+    """Choose among the k likeliest tokens; 0 = off; needs `doSample` or `penaltyAlpha`."""
     top_p: float = Field(
         default=1, ge=0, le=1, json_schema_extra=rules(cel("self > 0.0", "generation.topP must be greater than 0"))
     )
     """Sample from the likeliest tokens that together have this probability; needs `doSample`."""
+    penalty_alpha: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        json_schema_extra=rules(cel("self < 1.0", "generation.penaltyAlpha must be at least 0 and less than 1")),
+    )
+    """Above 0: contrastive search, this being the weight of the penalty on repetition; needs `topK` of at least 2.
+    Source: Su et al. 2022, arXiv 2202.06417."""
 
 
 class ArtifactForm(StrEnum):
@@ -535,6 +607,10 @@ CREATION_RULES = (
     cel(
         "!has(self.output.artifact) || self.method.type == 'lora'",
         "output.artifact is only allowed with method.type lora: a full run publishes the whole model",
+    ),
+    cel(
+        "!has(self.evaluation.gate) || self.split.devPercentage > 0.0 || self.datasets.exists(d, d.role != 'train')",
+        "evaluation.gate needs rows to measure: set split.devPercentage or give a dataset role test or dev",
     ),
     cel("self.datasets.exists(d, d.role == 'train')", "datasets needs at least 1 dataset with role train"),
 )

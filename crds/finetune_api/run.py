@@ -96,7 +96,7 @@ class RunSpec(StrictModel):
 
 
 class RunResult(Model):
-    """The answer of one stage: either a failure, or what it found.
+    """The answer of one stage: what it found, or a failure; both where what it found did not pass the gate.
 
     Read tolerantly: a pod may outlive the upgrade of the operator that made it.
     """

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from finetune_api.base import Model
+from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import (
     STATUS_HISTORY_ROWS,
     STATUS_WARNING_LENGTH,
@@ -211,13 +212,29 @@ class EvaluationStatus(Model):
     rows: int | None = Field(default=None, ge=0)
     """Rows that perplexity was measured on."""
     generated_rows: int | None = Field(default=None, ge=0)
-    """Rows that were generated."""
+    """Rows that were generated, which every other metric was measured on."""
     perplexity: Comparison | None = None
     """exp(negative log-likelihood per supervised token); lower is better."""
     exact_match: Comparison | None = None
     """Share of greedy answers equal to the reference."""
+    accuracy: Comparison | None = None
+    """Share of answers that are the reference's label."""
+    macro_precision: Comparison | None = None
+    """Mean over the labels: share of the answers with the label that are right."""
+    macro_recall: Comparison | None = None
+    """Mean over the labels: share of the references with the label that were answered."""
+    macro_f1: Comparison | None = None
+    """Mean over the labels of the harmonic mean of precision and recall."""
+    rouge_l: Comparison | None = None
+    """Mean ROUGE-L F measure of answer and reference, over lower-case words."""
     samples_uri: Uri | None = None
     """Prompts, references and both models' answers."""
+
+    def measured(self) -> dict[Metric, Comparison]:
+        """What was measured, in the order in which it is shown."""
+        fields = {field.alias: name for name, field in type(self).model_fields.items()}
+        found = {metric: getattr(self, fields[metric]) for metric in METRICS}
+        return {metric: value for metric, value in found.items() if value is not None}
 
 
 class ArtifactStatus(Model):

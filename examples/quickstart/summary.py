@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from finetune_api.metrics import METRICS
+
 Json = dict[str, Any]
 Table = Sequence[Sequence[str]]
 
 CELL = 40
 """Longest text of a table cell."""
-
-METRICS = {"perplexity": "perplexity", "exactMatch": "exact match"}
-"""Field of status.evaluation -> words for it."""
 
 
 def table(rows: Table) -> str:
@@ -32,9 +31,9 @@ def numbers(status: Json) -> str:
     """Each metric before and after."""
     evaluation = status.get("evaluation") or {}
     rows = [
-        [words, f"{evaluation[name]['base']:.4g}", f"{evaluation[name]['tuned']:.4g}"]
-        for name, words in METRICS.items()
-        if evaluation.get(name)
+        [facts.words, f"{evaluation[metric]['base']:.4g}", f"{evaluation[metric]['tuned']:.4g}"]
+        for metric, facts in METRICS.items()
+        if evaluation.get(metric)
     ]
     return table([["metric", "before", "after"], *rows])
 

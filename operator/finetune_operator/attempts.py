@@ -16,6 +16,7 @@ CLASS_OF_EXIT_CODE = {
     Exit.INFRASTRUCTURE: FailureClass.INFRASTRUCTURE,
     Exit.GPU_OUT_OF_MEMORY: FailureClass.GPU_OUT_OF_MEMORY,
     Exit.DIVERGED: FailureClass.DIVERGED,
+    Exit.GATE_FAILED: FailureClass.GATE_FAILED,
     Exit.TERMINATED: FailureClass.PREEMPTED,
 }
 """The class of an exit code whose message was lost."""
@@ -37,6 +38,12 @@ def result_of(job: Job, report: Report | None) -> RunResult | None:
             return result
     reported = _reported_result(job, report)
     return reported if reported and reported.failure is None else None
+
+
+def findings_of(job: Job, report: Report | None) -> RunResult | None:
+    """What a failed attempt had measured before it failed, where it says so."""
+    said = [parse_result(pod.message, job.stage) for pod in job.pods]
+    return next((result for result in [*said, _reported_result(job, report)] if result and result.evaluation), None)
 
 
 def failure_of(job: Job, report: Report | None, disruption: str | None = None) -> Failure:

@@ -15,7 +15,7 @@ from finetune_api.run import RunResult
 from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneStatus, Resolved
 
 from finetune_operator import stages
-from finetune_operator.attempts import a_failure, failure_of, lost_result, result_of, vanished
+from finetune_operator.attempts import a_failure, failure_of, findings_of, lost_result, result_of, vanished
 from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import merge_report
@@ -172,7 +172,10 @@ def _stage(run: Run, stage: Stage) -> Step:
     if job.state is JobState.FAILED and not _active_pod(run):
         failure = failure_of(job, run.observed.report, stages.noted_disruption(run.status, job))
         finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
-        return _after_failure(replace(run, status=finished), attempt, failure)
+        run = replace(run, status=finished)
+        if findings := findings_of(job, run.observed.report):
+            run = _measured(run, findings)
+        return _after_failure(run, attempt, failure)
     return _running(run, job)
 
 
@@ -258,19 +261,22 @@ def _prepared(run: Run, result: RunResult) -> Step:
 
 
 def _trained(run: Run, result: RunResult) -> Step:
-    for kind, reason, message in stages.outcomes(result):
-        value = TRUE if kind is not ConditionType.EVALUATED or stages.is_measured(result) else FALSE
-        run = replace(run, status=run.status.model_copy(update={"conditions": _set(run, kind, value, reason, message)}))
-    status = run.status.model_copy(
-        update={
-            "evaluation": result.evaluation,
-            "artifact": result.artifact,
-            "progress": stages.final_progress(run.status, result),
-            "metrics": result.metrics or run.status.metrics,
-        }
-    )
+    status = _measured(run, result).status
     uri = result.artifact.uri if result.artifact else ""
     return Step(status, Verdict.SUCCEEDED, "Succeeded", f"the artifact is published at {uri}")
+
+
+def _measured(run: Run, result: RunResult) -> Run:
+    """The run with what its train stage brought about, whether that was published or did not pass the gate."""
+    for kind, value, reason, message in stages.outcomes(result):
+        run = replace(run, status=run.status.model_copy(update={"conditions": _set(run, kind, value, reason, message)}))
+    found: dict[str, object] = {
+        "evaluation": result.evaluation,
+        "artifact": result.artifact,
+        "progress": stages.final_progress(run.status, result),
+        "metrics": result.metrics or run.status.metrics,
+    }
+    return replace(run, status=run.status.model_copy(update=found))
 
 
 def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage, StageState
 from finetune_api.run import RunResult
-from finetune_api.status import FinetuneStatus, Progress, StageStatus
+from finetune_api.status import ConditionStatus, FinetuneStatus, Progress, StageStatus
 
 from finetune_operator.conditions import FALSE, TRUE, set_condition
 from finetune_operator.observed import Job, Pod
@@ -84,27 +84,30 @@ def sentence(status: FinetuneStatus, job: Job) -> str:
     return f"{words}: {entry.message}" if entry and entry.message else words
 
 
-def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, str, str]]:
-    """Condition, reason and message of each thing that a train stage brings about."""
+def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, ConditionStatus, str, str]]:
+    """Condition, status, reason and message of each thing that a train stage brings about."""
     steps = result.progress.step if result.progress else 0
-    yield ConditionType.TRAINED, "StepsDone", f"{steps} optimizer steps are done"
+    yield ConditionType.TRAINED, TRUE, "StepsDone", f"{steps} optimizer steps are done"
     if is_measured(result):
-        yield ConditionType.EVALUATED, "Compared", "base and tuned model were measured on the same rows"
+        yield ConditionType.EVALUATED, TRUE, "Compared", "base and tuned model were measured on the same rows"
     else:
         yield (
             ConditionType.EVALUATED,
+            FALSE,
             "NoEvaluationRows",
             "there are neither dev nor test rows, or no metric is asked for",
         )
     if result.artifact:
         message = f"{result.artifact.files} files, {result.artifact.bytes} bytes"
-        yield ConditionType.ARTIFACT_PUBLISHED, "ManifestWritten", message
+        yield ConditionType.ARTIFACT_PUBLISHED, TRUE, "ManifestWritten", message
+    elif result.failure:
+        message = _cut(result.failure.message) or ""
+        yield ConditionType.ARTIFACT_PUBLISHED, FALSE, result.failure.reason, message
 
 
 def is_measured(result: RunResult) -> bool:
     """True when base and tuned model were compared by at least one metric."""
-    evaluation = result.evaluation
-    return evaluation is not None and bool(evaluation.perplexity or evaluation.exact_match)
+    return result.evaluation is not None and bool(result.evaluation.measured())
 
 
 def final_progress(status: FinetuneStatus, result: RunResult) -> Progress | None:

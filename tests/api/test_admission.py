@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from finetune_api.metrics import Metric
 from finetune_api.resource import FinetuneSpec, Scheduler
 
 from tests.api.conftest import ApiServer, Refusal
@@ -21,6 +22,15 @@ def split(train: float, dev: float) -> dict[str, Any]:
 
 def numbers(**fields: Any) -> dict[str, Any]:
     return {"hyperparameters": fields}
+
+
+def measured(gate: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """With rows to measure on."""
+    return {"evaluation": fields | ({"gate": gate} if gate else {})} | split(80, 20)
+
+
+def generation(**fields: Any) -> dict[str, Any]:
+    return {"generation": fields}
 
 
 def dataset(**fields: Any) -> dict[str, Any]:
@@ -55,6 +65,15 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "lora by a pattern": {"method": {"lora": {"targetModules": ["regex:.*attn.*"]}}},
     "full": {"method": {"type": "full"}},
     "a merged adapter": {"output": {"uri": "s3://out/models", "artifact": "merged"}},
+    "every metric": measured(metrics=list(Metric), labels=["yes", "no"], answerPattern="#### (.+)"),
+    "a gate from below": measured({"metric": "exactMatch", "minimum": 0.5, "improves": True}, metrics=["exactMatch"]),
+    "a gate from above": measured({"metric": "perplexity", "maximum": 4.5}),
+    "a gate on test rows": {
+        "evaluation": {"gate": {"metric": "perplexity", "improves": True}},
+        "datasets": [TRAIN, DEV | {"role": "test"}],
+    },
+    "contrastive search": generation(penaltyAlpha=0.6, topK=4),
+    "the k likeliest tokens": generation(doSample=True, topK=1),
     "sampling": {"generation": {"doSample": True, "temperature": 0.5, "topP": 0.9, "topK": 40}},
     "another Finetune as base": {"model": {"finetuneRef": {"name": "earlier"}}},
     "a revision of a hub model": {"model": {"uri": "hf://Qwen/Qwen3-0.6B", "revision": "main"}},
@@ -102,6 +121,45 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["output.artifact", "method.type lora"],
     ),
     "a temperature without sampling": ({"generation": {"temperature": 0.5}}, ["generation.temperature", "doSample"]),
+    "topP without sampling": (generation(topP=0.9), ["generation.temperature and topP", "doSample"]),
+    "topK for nothing": (generation(topK=5), ["generation.topK", "doSample", "penaltyAlpha"]),
+    "a penalty among one token": (generation(penaltyAlpha=0.6, topK=1), ["generation.penaltyAlpha", "at least 2"]),
+    "a penalty without topK": (generation(penaltyAlpha=0.6), ["generation.penaltyAlpha", "topK of at least 2"]),
+    "a penalty on samples": (generation(penaltyAlpha=0.6, topK=4, doSample=True), ["penaltyAlpha", "excludes"]),
+    "a penalty of 1": (generation(penaltyAlpha=1, topK=4), ["generation.penaltyAlpha", "less than 1"]),
+    "a temperature of 0": (generation(temperature=0, doSample=True), ["generation.temperature", "greater than 0"]),
+    "a topP of 0": (generation(topP=0, doSample=True), ["generation.topP", "greater than 0"]),
+    "a topP above 1": (generation(topP=1.1, doSample=True), ["spec.generation.topP", "1"]),
+    "no tokens": (generation(maxNewTokens=0), ["spec.generation.maxNewTokens", "1"]),
+    "an unknown metric": (measured(metrics=["bleu"]), ["spec.evaluation.metrics[0]", *Metric]),
+    "labels for nothing": (measured(labels=["a", "b"]), ["evaluation.labels", "accuracy"]),
+    "labels with blanks": (measured(metrics=["accuracy"], labels=["a", " b"]), ["spec.evaluation.labels[1]"]),
+    "a pattern for nothing": (measured(answerPattern="(a)"), ["evaluation.answerPattern", "exactMatch"]),
+    "a gate on what is not measured": (
+        measured({"metric": "exactMatch", "minimum": 0.5}),
+        ["evaluation.gate.metric", "evaluation.metrics"],
+    ),
+    "a gate that asks for nothing": (measured({"metric": "perplexity"}), ["evaluation.gate", "at least 1 of"]),
+    "a least perplexity": (
+        measured({"metric": "perplexity", "minimum": 0.5}),
+        ["evaluation.gate.minimum", "perplexity", "evaluation.gate.maximum"],
+    ),
+    "a most of exactMatch": (
+        measured({"metric": "exactMatch", "maximum": 1}, metrics=["exactMatch"]),
+        ["evaluation.gate.maximum", "perplexity", "evaluation.gate.minimum"],
+    ),
+    "a share above 1": (
+        measured({"metric": "exactMatch", "minimum": 50}, metrics=["exactMatch"]),
+        ["spec.evaluation.gate.minimum", "1"],
+    ),
+    "a perplexity below 1": (
+        measured({"metric": "perplexity", "maximum": 0.5}),
+        ["spec.evaluation.gate.maximum", "1"],
+    ),
+    "a gate without rows": (
+        {"evaluation": {"gate": {"metric": "perplexity", "maximum": 5}}},
+        ["evaluation.gate", "split.devPercentage", "role test or dev"],
+    ),
     "no base model": ({"model": {}}, ["model", "exactly 1 of uri and finetuneRef"]),
     "two base models": (
         {"model": {"uri": "s3://models/base", "finetuneRef": {"name": "earlier"}}},

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from finetune_api.failures import POLICIES, Next
+from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import MAX_NAME_LENGTH, TERMINATION_MESSAGE_BYTES, Exit, FailureClass, Stage
 from finetune_api.resource import FinetuneSpec, parse_finetune
 from finetune_api.run import RunResult, RunSpec
+from finetune_api.status import EvaluationStatus
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -104,6 +106,12 @@ def test_the_longest_name_leaves_room_for_what_children_add() -> None:
 def test_every_failure_class_has_a_policy_and_a_remedy() -> None:
     assert set(POLICIES) == set(FailureClass)
     assert [kind for kind, policy in POLICIES.items() if not policy.remedy] == []
+
+
+def test_every_metric_is_shown_in_the_status_and_has_words() -> None:
+    found = {str(metric): {"base": 0.5, "tuned": 1.0} for metric in Metric}
+    assert list(EvaluationStatus.model_validate(found).measured()) == list(METRICS) == list(Metric)
+    assert EvaluationStatus().measured() == {}
 
 
 def test_exit_codes_that_lost_their_message_still_say_whether_to_go_on() -> None:

@@ -117,6 +117,7 @@ def test_a_result_whose_pod_is_gone_is_taken_from_the_last_report() -> None:
         ({"exit_code": 42}, FailureClass.INVALID_CONFIG),
         ({"exit_code": 44}, FailureClass.GPU_OUT_OF_MEMORY),
         ({"exit_code": 45}, FailureClass.DIVERGED),
+        ({"exit_code": 46}, FailureClass.GATE_FAILED),
         ({"exit_code": 137, "exit_reason": "OOMKilled"}, FailureClass.HOST_OUT_OF_MEMORY),
         ({"exit_code": None, "reason": "Evicted"}, FailureClass.DISK_FULL),
     ],
@@ -130,6 +131,24 @@ def test_what_is_wrong_with_the_run_itself_ends_it_with_a_remedy(pod: dict[str, 
     assert told(decision.status, ConditionType.SUCCEEDED)[0] == "False"
     assert told(decision.status, ConditionType.STALLED)[0] == "True"
     assert decision.start is None
+
+
+def test_a_model_that_does_not_pass_the_gate_fails_and_shows_what_was_measured() -> None:
+    evaluation = {"rows": 4, "perplexity": {"base": 31.2, "tuned": 30.9}}
+    failure = {"class": "GateFailed", "reason": "GateFailed", "message": "wants perplexity of at most 5.0"}
+    missed = a_result(TRAIN, artifact=None, evaluation=evaluation, progress={"step": 60}, failure=failure)
+    status = decided(after_prepare(), done(PREPARE), failed(TRAIN, exit_code=46, message=missed.to_message())).status
+    assert status.phase is Phase.FAILED
+    assert status.evaluation == missed.evaluation
+    assert status.artifact is None
+    assert status.failure is not None
+    assert status.failure.message == "wants perplexity of at most 5.0"
+    assert "evaluation.gate" in status.failure.remedy
+    assert told(status, ConditionType.TRAINED) == ("True", "StepsDone")
+    assert told(status, ConditionType.EVALUATED) == ("True", "Compared")
+    assert told(status, ConditionType.ARTIFACT_PUBLISHED) == ("False", "GateFailed")
+    assert told(status, ConditionType.SUCCEEDED) == ("False", "GateFailed")
+    assert decided(status).status == status
 
 
 @pytest.mark.parametrize("pod", [{"exit_code": 43}, {"exit_code": 137}, {"exit_code": 1}])

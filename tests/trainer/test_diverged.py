@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from finetune_api.failures import POLICIES
+from finetune_api.metrics import Metric
 from finetune_api.names import Exit, FailureClass
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
+from finetune_trainer.generate import Stops
 from finetune_trainer.measure import Findings, compared, question
 from finetune_trainer.model import load_model, merged_model
 from finetune_trainer.prepared import TokenRows
@@ -30,9 +32,10 @@ def assert_diverged(error: RunError) -> None:
 @pytest.mark.parametrize("perplexity", [float("nan"), float("inf")])
 def test_a_tuned_perplexity_that_is_no_number(tmp_path: Path, perplexity: float) -> None:
     training = a_story_run(tmp_path, "hf://a/b").training
-    asked = question(training, TokenRows.none(), [], [2], str, None)
+    asked = question(training, TokenRows.none(), [], Stops([2]), str)
+    base, tuned = (Findings({Metric.PERPLEXITY: value}, []) for value in (3.0, perplexity))
     with pytest.raises(RunError, match=r"perplexity of the tuned model is (nan|inf)") as caught:
-        compared(asked, Findings(3.0, None, []), Findings(perplexity, None, []))
+        compared(asked, base, tuned)
     assert_diverged(caught.value)
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
-from finetune_api.resource import Dataset, Format, TrainingSpec
+from finetune_api.metrics import Metric
+from finetune_api.resource import Dataset, Evaluation, Format, TrainingSpec
+from finetune_trainer.measure import scores
 from finetune_trainer.survey import DataFile, DatasetReader, RenderedRow
 
 from tests.trainer.runs import SHARED
@@ -38,3 +40,13 @@ def test_every_row_renders_with_its_answer_byte_for_byte(name: str, count: int, 
     assert [row.completion for row in rows] == answers
     assert sum("<<" in row.completion for row in rows) == with_notes
     assert all(row.prompt.startswith("Question: ") and row.prompt.endswith("\nAnswer: ") for row in rows)
+
+
+def test_the_reference_answers_themselves_match_exactly_and_no_number_is_lost() -> None:
+    references = [row.completion for row in rendered("test.jsonl", **TEMPLATES)]
+    evaluation = Evaluation.model_validate({"metrics": ["exactMatch"], "answerPattern": r"####\s*(.+)"})
+    found = scores(evaluation, references, references)
+    assert (found[Metric.EXACT_MATCH], found[Metric.ROUGE_L]) == (1.0, 1.0)
+    without_commas = [reference.replace(",", "") for reference in references]
+    assert without_commas != references
+    assert scores(evaluation, without_commas, references)[Metric.EXACT_MATCH] == 1.0

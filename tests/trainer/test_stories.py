@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_api.names import LOCK_FILE, MANIFEST_FILE, Stage
+from finetune_api.metrics import METRICS, Metric
+from finetune_api.names import LOCK_FILE, MANIFEST_FILE, FailureClass, Stage
 from finetune_trainer.errors import RunError
 from finetune_trainer.store import open_store
 from peft import PeftModel
@@ -175,3 +176,35 @@ def test_without_evaluation_rows_the_run_is_published_all_the_same(tmp_path: Pat
     assert (story.result.evaluation.rows, story.result.evaluation.perplexity) == (0, None)
     assert samples_of(story) == []
     assert story.result.stage is Stage.TRAIN
+
+
+def test_every_metric_is_measured_and_shown_and_a_gate_that_is_passed_publishes(tmp_path: Path) -> None:
+    metrics = [str(metric) for metric in Metric]
+    gate = {"metric": "perplexity", "maximum": 1e6, "improves": True}
+    evaluation = {"metrics": metrics, "rows": 0, "labels": ["A", "B", "C", "D"], "gate": gate}
+    story = tell(a_story_run(tmp_path, evaluation=evaluation))
+    measured = story.result.evaluation
+    assert measured is not None
+    assert list(measured.measured()) == list(Metric)
+    assert measured.accuracy == measured.exact_match
+    assert measured.macro_f1 is not None
+    assert measured.macro_f1.base == 0.0
+    told = json.loads((story.artifact / "evaluation.json").read_text())
+    assert told == measured.to_json()
+    assert set(metrics) < set(told)
+    card = (story.artifact / "README.md").read_text()
+    assert [facts.words for facts in METRICS.values() if f"| {facts.words} |" not in card] == []
+
+
+def test_what_does_not_pass_the_gate_is_kept_and_not_published(tmp_path: Path) -> None:
+    gate = {"metric": "perplexity", "maximum": 1}
+    story = tell(a_story_run(tmp_path, evaluation={"metrics": ["perplexity"], "gate": gate}))
+    store = open_store(story.run.output_uri, story.run.storage)
+    assert store.head(MANIFEST_FILE) is None
+    assert "artifacts/1-01234567/adapter_model.safetensors" in {item.key for item in store.list("artifacts")}
+    assert story.result.artifact is None
+    assert story.result.evaluation is not None
+    assert story.result.failure is not None
+    assert story.result.failure.failure_class is FailureClass.GATE_FAILED
+    assert "perplexity of at most 1.0; the tuned model has" in story.result.failure.message
+    assert f"{story.run.output_uri}/artifacts/1-01234567" in story.result.failure.message

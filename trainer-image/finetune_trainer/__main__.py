@@ -87,18 +87,24 @@ def _outcome(stage: Stage, work: Callable[[], RunResult], log: Log) -> tuple[Run
     """What came of it: the one place where an exception becomes a failure. SIGTERM is ignored from then on."""
     try:
         try:
-            return work(), Exit.OK
+            result = work()
         finally:
             _ignore_termination()
     except Termination:
-        failure = _failure(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)")
+        result = _failed(stage, _failure(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)"))
     except RunError as error:
-        failure = error.failure()
+        result = _failed(stage, error.failure())
     except Exception as error:  # noqa: BLE001 (whatever else it is must be told to the operator)
-        failure = unexpected_failure(error)
+        result = _failed(stage, unexpected_failure(error))
         log.unexpected(error)
-    log.warn(f"{failure.reason}: {failure.message} {failure.remedy}")
-    return RunResult(stage=stage, failure=failure), _exit_code(failure)
+    if result.failure is None:
+        return result, Exit.OK
+    log.warn(f"{result.failure.reason}: {result.failure.message} {result.failure.remedy}")
+    return result, _exit_code(result.failure)
+
+
+def _failed(stage: Stage, failure: Failure) -> RunResult:
+    return RunResult(stage=stage, failure=failure)
 
 
 def unexpected_failure(error: Exception) -> Failure:

@@ -1,10 +1,13 @@
-"""Comparing answers with references. Pure: loads without torch."""
+"""The answer that a text gives, and the answers that there may be. Pure: loads without torch."""
 
 import re
+from collections.abc import Sequence
 
 from finetune_api.names import FailureClass
+from finetune_api.resource import TrainingSpec
 
-from finetune_trainer.errors import RunError
+from finetune_trainer.errors import RunError, quoted
+from finetune_trainer.prepared import Reference
 
 DIGIT_COMMA = re.compile(r"(?<=\d),(?=\d)")
 
@@ -35,11 +38,27 @@ def answer_in(text: str, pattern: re.Pattern[str] | None) -> str | None:
     return DIGIT_COMMA.sub("", matches[-1].group(1).strip())
 
 
-def share_of_matches(texts: list[str], references: list[str], pattern: re.Pattern[str] | None) -> float:
-    """Share of texts that give the reference's answer; a reference without an answer is matched by nothing."""
-    wanted = [answer_in(reference, pattern) for reference in references]
-    given = [answer_in(text, pattern) for text in texts]
-    return sum(w is not None and w == g for w, g in zip(wanted, given, strict=True)) / len(wanted)
+def check_labels(references: Sequence[Reference], training: TrainingSpec) -> None:
+    """Raise RunError (InvalidData, LabelUnknown) for a reference that is none of `evaluation.labels`."""
+    labels, pattern = training.evaluation.labels, answer_pattern(training.evaluation.answer_pattern)
+    if labels is None:
+        return
+    known = set(labels)
+    unknown = [reference for reference in references if answer_in(reference.completion, pattern) not in known]
+    if unknown:
+        raise _label_unknown(unknown, training, answer_in(unknown[0].completion, pattern))
+
+
+def _label_unknown(unknown: list[Reference], training: TrainingSpec, answer: str | None) -> RunError:
+    first, more = unknown[0], f" (and {len(unknown) - 1} more rows)" if len(unknown) > 1 else ""
+    uri = next(dataset.uri for dataset in training.datasets if dataset.name == first.dataset)
+    what = "gives no answer to evaluation.answerPattern" if answer is None else f"is {quoted([answer])}"
+    message = (
+        f"dataset '{first.dataset}', {uri}, line {first.line}: the reference {what}, none of the "
+        f"{len(training.evaluation.labels or [])} evaluation.labels{more}"
+    )
+    remedy = "Correct the row, or add its label to evaluation.labels."
+    return RunError(FailureClass.INVALID_DATA, "LabelUnknown", message, remedy)
 
 
 def _invalid(what: str) -> RunError:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from finetune_api.metrics import METRICS
 from finetune_api.run import RunSpec
-from finetune_api.status import Comparison, EvaluationStatus
+from finetune_api.status import EvaluationStatus
 
 from finetune_trainer.fetch import ModelFiles
 from finetune_trainer.prepared import PreparedIndex
@@ -85,11 +86,8 @@ def _front_matter(spec: RunSpec, files: ModelFiles, form: str) -> str:
 
 
 def _evaluation_table(evaluation: EvaluationStatus) -> str:
-    rows = [
-        (name, _number(found.base), _number(found.tuned))
-        for name, found in (("perplexity", evaluation.perplexity), ("exactMatch", evaluation.exact_match))
-        if isinstance(found, Comparison)
-    ]
+    measured = evaluation.measured().items()
+    rows = [(METRICS[metric].words, _number(found.base), _number(found.tuned)) for metric, found in measured]
     if not rows:
         return "Not evaluated."
     note = f"{evaluation.rows} rows; {evaluation.generated_rows or 0} of them generated."

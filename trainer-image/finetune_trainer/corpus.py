@@ -127,6 +127,7 @@ def _reference(file: DataFile, row: RenderedRow, tokens: TokenRow) -> Reference:
     return Reference(
         dataset=file.dataset.name,
         row=row.number,
+        line=row.line,
         prompt=row.prompt,
         completion=row.completion,
         prompt_ids=tokens.ids[: tokens.prompt].tolist(),

@@ -4,23 +4,27 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from finetune_api.resource import Generation, Metric, TrainingSpec
+from finetune_api.metrics import METRICS, Metric
+from finetune_api.resource import Evaluation, Generation, TrainingSpec
 from finetune_api.status import Comparison, EvaluationStatus
 from transformers import GenerationConfig, PreTrainedModel
 
-from finetune_trainer.answers import answer_pattern, share_of_matches
+from finetune_trainer.answers import answer_in, answer_pattern
 from finetune_trainer.attention import PROBE_LENGTHS, packs_cleanly, rows_attended
 from finetune_trainer.batch import Batch
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import not_finite
-from finetune_trainer.evaluate import Likelihood, generate, generation_settings, likelihood
+from finetune_trainer.evaluate import Likelihood, likelihood
 from finetune_trainer.fused_lora import fuse_adapters
+from finetune_trainer.generate import Stops, generate, generation_settings
 from finetune_trainer.loss import LossModel, has_plain_head
 from finetune_trainer.model import Model, bare
 from finetune_trainer.pack import micro_batches, packed_batch
-from finetune_trainer.prepared import Reference, TokenRows
+from finetune_trainer.prepared import Reference, TokenRows, continuable
+from finetune_trainer.scores import label_scores, rouge_l, share_equal
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,21 @@ class Question:
     rows: TokenRows
     references: list[Reference]
     """Those that are generated."""
-    settings: GenerationConfig
+    stops: Stops
     decode: Callable[[list[int]], str]
-    rows_per_batch: int
+
+    @property
+    def settings(self) -> GenerationConfig:
+        """How the artifact generates, in transformers' words."""
+        return generation_settings(self.training.generation, self.stops)
 
 
 @dataclass(frozen=True)
 class Findings:
     """What one model says."""
 
-    perplexity: float | None
-    exact_match: float | None
+    values: dict[Metric, float]
+    """What could be measured of what is asked for."""
     samples: list[str]
     """One text per reference, generated as `spec.generation` says."""
 
@@ -102,47 +110,52 @@ def question(
     training: TrainingSpec,
     rows: TokenRows,
     references: list[Reference],
-    end_ids: list[int],
+    stops: Stops,
     decode: Callable[[list[int]], str],
-    position_limit: int | None,
 ) -> Question:
-    """What to ask; prompts that the model cannot continue (empty, or at its position limit) are not generated."""
-    limit = position_limit or 2**31
-    usable = [reference for reference in references if 0 < len(reference.prompt_ids) < limit]
-    chosen = usable[: training.evaluation.rows or None]
-    longest = max((len(reference.prompt_ids) for reference in chosen), default=0)
-    room = min(training.generation.max_new_tokens, limit - longest)
-    generation = training.generation.model_copy(update={"max_new_tokens": room})
-    settings = generation_settings(generation, end_ids, end_ids[0])
-    return Question(training, rows, chosen, settings, decode, training.hyperparameters.eval_batch_size)
+    """What to ask: all rows, and the first `evaluation.rows` of the prompts that can be continued."""
+    usable = continuable(references, stops.position_limit)
+    return Question(training, rows, usable[: training.evaluation.rows or None], stops, decode)
 
 
 def ask(engine: Engine, asked: Question) -> Findings:
     """Measure one model."""
-    metrics = asked.training.evaluation.metrics
-    perplexity = None
+    generation, values = asked.training.generation, {}
+    metrics = set(asked.training.evaluation.metrics)
     if Metric.PERPLEXITY in metrics and len(asked.rows):
-        perplexity = engine.likelihood(asked.rows, asked.rows_per_batch).perplexity
-    texts = _generate(engine, asked, asked.settings)
-    exact_match = None
-    if Metric.EXACT_MATCH in metrics and asked.references:
-        greedy = texts if not asked.settings.do_sample else _generate(engine, asked, _greedy(asked))
-        pattern = answer_pattern(asked.training.evaluation.answer_pattern)
-        wanted = [reference.completion for reference in asked.references]
-        exact_match = share_of_matches(greedy, wanted, pattern)
-    return Findings(perplexity, exact_match, texts)
+        rows_per_batch = asked.training.hyperparameters.eval_batch_size
+        values[Metric.PERPLEXITY] = engine.likelihood(asked.rows, rows_per_batch).perplexity
+    samples = _generate(engine, asked, generation)
+    if metrics - {Metric.PERPLEXITY} and asked.references:
+        plain = Generation(max_new_tokens=generation.max_new_tokens)
+        answers = samples if generation == plain else _generate(engine, asked, plain)
+        values |= scores(asked.training.evaluation, answers, [each.completion for each in asked.references])
+    return Findings({metric: values[metric] for metric in METRICS if metric in metrics & values.keys()}, samples)
+
+
+def scores(evaluation: Evaluation, texts: list[str], references: list[str]) -> dict[Metric, float]:
+    """Every metric that compares texts with references, of at least 1 row."""
+    pattern = answer_pattern(evaluation.answer_pattern)
+    given, wanted = [[answer_in(text, pattern) for text in side] for side in (texts, references)]
+    right, by_label = share_equal(wanted, given), label_scores(wanted, given, evaluation.labels)
+    return {
+        Metric.EXACT_MATCH: right,
+        Metric.ACCURACY: right,
+        Metric.MACRO_PRECISION: by_label.precision,
+        Metric.MACRO_RECALL: by_label.recall,
+        Metric.MACRO_F1: by_label.f1,
+        Metric.ROUGE_L: fmean(map(rouge_l, texts, references)),
+    }
 
 
 def compared(asked: Question, base: Findings, tuned: Findings) -> EvaluationStatus:
     """Both models side by side. Raises RunError (Diverged) where the tuned one's perplexity is no number."""
-    if tuned.perplexity is not None and not math.isfinite(tuned.perplexity):
-        raise not_finite(f"the perplexity of the tuned model is {tuned.perplexity}")
-    return EvaluationStatus(
-        rows=len(asked.rows),
-        generated_rows=len(asked.references),
-        perplexity=_comparison(base.perplexity, tuned.perplexity),
-        exact_match=_comparison(base.exact_match, tuned.exact_match),
-    )
+    perplexity = tuned.values.get(Metric.PERPLEXITY, 0)
+    if not math.isfinite(perplexity):
+        raise not_finite(f"the perplexity of the tuned model is {perplexity}")
+    found = {str(metric): Comparison(base=base.values[metric], tuned=value) for metric, value in tuned.values.items()}
+    numbers = {"rows": len(asked.rows), "generatedRows": len(asked.references)}
+    return EvaluationStatus.model_validate({**numbers, **found})
 
 
 def sample_rows(asked: Question, base: Findings, tuned: Findings) -> list[dict[str, Any]]:
@@ -160,16 +173,10 @@ def sample_rows(asked: Question, base: Findings, tuned: Findings) -> list[dict[s
     ]
 
 
-def _comparison(base: float | None, tuned: float | None) -> Comparison | None:
-    return None if base is None or tuned is None else Comparison(base=base, tuned=tuned)
-
-
-def _greedy(asked: Question) -> GenerationConfig:
-    greedy = Generation(max_new_tokens=asked.settings.max_new_tokens)
-    return generation_settings(greedy, asked.settings.eos_token_id, asked.settings.pad_token_id)
-
-
-def _generate(engine: Engine, asked: Question, settings: GenerationConfig) -> list[str]:
+def _generate(engine: Engine, asked: Question, generation: Generation) -> list[str]:
     prompts = [reference.prompt_ids for reference in asked.references]
+    training = asked.training.hyperparameters
     with engine.compute.autocast():
-        return generate(engine.inner, prompts, settings, asked.rows_per_batch, asked.decode)
+        return generate(
+            engine.inner, prompts, generation, asked.stops, training.eval_batch_size, training.seed, asked.decode
+        )

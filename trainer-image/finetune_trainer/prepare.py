@@ -13,15 +13,24 @@ from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
 
-from finetune_trainer.answers import answer_pattern
+from finetune_trainer.answers import answer_pattern, check_labels
 from finetune_trainer.corpus import Corpus
 from finetune_trainer.data_report import DataReport, data_report
 from finetune_trainer.datasets import count, fetch_dataset, split_rows
 from finetune_trainer.effective import effective_hyperparameters, sequence_length
 from finetune_trainer.errors import RunError, shortened
 from finetune_trainer.fetch import ModelFiles, fetch_model
+from finetune_trainer.gate import check_measurable
 from finetune_trainer.model_config import check_decoder, position_limit, read_config
-from finetune_trainer.prepared import REPORT_FILE, DatasetDigest, Prepared, PreparedIndex, prepared_key, write_prepared
+from finetune_trainer.prepared import (
+    REPORT_FILE,
+    DatasetDigest,
+    Prepared,
+    PreparedIndex,
+    continuable,
+    prepared_key,
+    write_prepared,
+)
 from finetune_trainer.split import Part, Parts
 from finetune_trainer.store import Store, uri_of
 from finetune_trainer.survey import Problems, Survey, survey
@@ -48,6 +57,7 @@ def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
         write_report(store, data_report(surveys, corpus.overlong))
         raise corpus.lengths_error(limit)
     prepared = assemble(spec, store, surveys, parts, dropped, corpus, resolved)
+    check_evaluation(prepared, spec.training, limit)
     data = prepared.index.data
     warnings = all_warnings(surveys, corpus.tokenizer.oddities)
     write_report(store, data_report(surveys, Problems(), data, prepared.train, corpus.samples, warnings))
@@ -132,6 +142,13 @@ def assemble(
         end_token_id=corpus.tokenizer.end_id,
     )
     return Prepared(train, dev, test, corpus.references, index)
+
+
+def check_evaluation(prepared: Prepared, training: TrainingSpec, limit: int | None) -> None:
+    """What would otherwise be found out once trained. Raises RunError: LabelUnknown, GateUnmeasurable."""
+    rows, references = prepared.evaluated()
+    check_labels(references, training)
+    check_measurable(training.evaluation.gate, len(rows), len(continuable(references, limit)))
 
 
 def all_warnings(surveys: list[Survey], oddities: Oddities) -> list[str]:

@@ -8,6 +8,7 @@
 No pickle; loads without torch.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -73,12 +74,20 @@ class Reference(Model):
     """Name of the dataset."""
     row: int
     """Number of the row in its dataset, from 0."""
+    line: int = 0
+    """Where the row stands in its file, from 1; 0 where an earlier release prepared the data."""
     prompt: str
     """The rendered prompt."""
     completion: str
     """The rendered completion: what a model should answer."""
     prompt_ids: list[int]
     """The prompt's ids as generation sends them: a begin token where the tokenizer has one, then the prompt."""
+
+
+def continuable(references: list[Reference], position_limit: int | None) -> list[Reference]:
+    """Those whose prompt a model can continue: it is not empty, and leaves room below the position limit."""
+    limit = math.inf if position_limit is None else position_limit
+    return [reference for reference in references if 0 < len(reference.prompt_ids) < limit]
 
 
 class DatasetDigest(Model):
@@ -115,6 +124,11 @@ class Prepared:
     references: dict[str, list[Reference]]
     """For `dev` and `test`: one for each row, in order."""
     index: PreparedIndex
+
+    def evaluated(self) -> tuple[TokenRows, list[Reference]]:
+        """What base and tuned model are measured on: test rows where there are some, else dev rows."""
+        part = "test" if len(self.test) else "dev"
+        return getattr(self, part), self.references[part]
 
 
 def write_prepared(store: Store, scratch: Path, prepared: Prepared) -> None:

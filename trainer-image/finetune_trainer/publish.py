@@ -73,21 +73,26 @@ def artifact_folder(attempt: int, writer: str) -> str:
     return f"{ARTIFACTS_FOLDER}/{attempt}-{writer[:WRITER_LENGTH]}"
 
 
-def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, result: RunResult) -> RunResult:
-    """Upload every file of `folder` and publish it. Returns the result of whoever published first: us, or a twin."""
-    key = artifact_folder(spec.attempt, writer)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+def upload(store: Store, spec: RunSpec, folder: Path, writer: str) -> str:
+    """Upload every file of `folder` and check it; returns the key of the folder, which is no artifact yet."""
+    key, names = artifact_folder(spec.attempt, writer), _names(folder)
     for name in names:
         store.put_file(f"{key}/{name}", folder / name)
     for name in names:
         store.verify(f"{key}/{name}", folder / name)
+    return key
+
+
+def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, result: RunResult) -> RunResult:
+    """Upload every file of `folder` and publish it. Returns the result of whoever published first: us, or a twin."""
+    key = upload(store, spec, folder, writer)
     manifest = Manifest(
         identity=spec.identity,
         attempt=spec.attempt,
         created_at=datetime.now(UTC),
         uri=uri_of(store, key),
         format=form,
-        files=[_described(folder, name) for name in names],
+        files=[_described(folder, name) for name in _names(folder)],
         result=result,
     )
     data = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
@@ -99,6 +104,10 @@ def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, r
             FailureClass.INFRASTRUCTURE, "ManifestLost", f"{uri_of(store, MANIFEST_FILE)} was there and is gone"
         )
     return winner
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _described(folder: Path, name: str) -> ManifestFile:

@@ -16,13 +16,16 @@ from peft import PeftModel
 from finetune_trainer.artifact import SAMPLES_FILE, Papers, write_adapter, write_model, write_papers
 from finetune_trainer.card import lock_file, model_card, public_name
 from finetune_trainer.compute import Compute, compute_for
+from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.fit import Curve, Settings, fit
+from finetune_trainer.gate import gate_failure
+from finetune_trainer.generate import Stops
 from finetune_trainer.measure import Engine, Findings, Question, ask, compared, make_engine, question, sample_rows
 from finetune_trainer.model import end_ids, load_model, merged_model, round_weights, stored_dtype
 from finetune_trainer.model_config import position_limit, read_config
-from finetune_trainer.prepared import Prepared, Reference, TokenRows, read_prepared
-from finetune_trainer.publish import artifact_folder, existing_result, publish
+from finetune_trainer.prepared import Prepared, read_prepared
+from finetune_trainer.publish import artifact_folder, existing_result, publish, upload
 from finetune_trainer.reload import ReloadCheck, check_in_fresh_process, write_probe
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import Store, uri_of
@@ -97,6 +100,9 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResu
     papers = _papers(setup, packed, curve, evaluation, sample_rows(setup.question, before, after))
     write_papers(folder, setup.files.model.folder, setup.question.settings, papers)
     result = _result(setup, curve, evaluation)
+    missed = gate_failure(spec.training.evaluation.gate, evaluation)
+    if missed is not None:
+        return _kept_unpublished(setup, folder, missed, result)
     return publish(store, spec, folder, writer, setup.form, result)
 
 
@@ -108,21 +114,15 @@ def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
     files = fetch_model(spec, scratch, weights=True)
     folder = files.model.folder
     tokenizer, _ = load_tokenizer(folder)
-    rows, references = _evaluation_rows(prepared)
+    rows, references = prepared.evaluated()
 
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     limit = position_limit(read_config(folder, files.model.uri))
-    stops = end_ids(folder, prepared.index.end_token_id)
-    asked = question(spec.training, rows, references, stops, decode, limit)
+    stops = Stops(end_ids(folder, prepared.index.end_token_id), limit)
+    asked = question(spec.training, rows, references, stops, decode)
     return Setup(spec, store, writer, scratch, prepared, files, compute, asked)
-
-
-def _evaluation_rows(prepared: Prepared) -> tuple[TokenRows, list[Reference]]:
-    """Test rows where there are some, else dev rows."""
-    part = "test" if len(prepared.test) else "dev"
-    return getattr(prepared, part), prepared.references[part]
 
 
 def _engine(setup: Setup, report: Reporter) -> Engine:
@@ -220,6 +220,14 @@ def _result(setup: Setup, curve: Curve, evaluation: EvaluationStatus) -> RunResu
         metrics=curve.metrics,
         evaluation=evaluation,
     )
+
+
+def _kept_unpublished(setup: Setup, folder: Path, missed: RunError, result: RunResult) -> RunResult:
+    """What did not pass the gate is uploaded for people to look at; without a manifest it is nobody's artifact."""
+    where = uri_of(setup.store, upload(setup.store, setup.spec, folder, setup.writer))
+    told = RunError(missed.failure_class, missed.reason, f"{missed.message}; unpublished, it lies at {where}")
+    # What prepare has told already would only fill the pod's short message.
+    return result.model_copy(update={"failure": told.failure(), "resolved": None, "effective_hyperparameters": None})
 
 
 def _new_folder(folder: Path) -> Path:
