@@ -15,6 +15,13 @@ class Next(StrEnum):
     """Again after a growing wait, up to `spec.retryLimit`."""
     RESTART = "restart"
     """Again at once, not counted."""
+    SMALLER = "smaller"
+    """Training again at once on the next rung of the memory ladder, not counted, until the policy's last rung."""
+
+
+MEMORY_RUNGS = 3
+"""Last rung of the memory ladder. Rung r trains in micro-batches of 1/2^r of the planned size, from rung 2 on with
+activation checkpointing; the rows of a step stay the same."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class FailurePolicy:
     next: Next
     remedy: str
     """What a user can do; the trainer's own words win where it has any."""
+    last_rung: int = 0
+    """With `Next.SMALLER`: the rung from which on a further failure is for good."""
 
 
 POLICIES: dict[FailureClass, FailurePolicy] = {
@@ -43,10 +52,11 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
     ),
     FailureClass.GPU_OUT_OF_MEMORY: FailurePolicy(
         Exit.GPU_OUT_OF_MEMORY,
-        Next.FAIL,
-        "Lower hyperparameters.trainBatchSize or maxSeqLength, set method.quantization, or choose a bigger GPU.",
+        Next.SMALLER,
+        "Lower hyperparameters.maxSeqLength, set method.quantization, or choose a bigger GPU.",
+        last_rung=MEMORY_RUNGS,
     ),
-    FailureClass.HOST_OUT_OF_MEMORY: FailurePolicy(None, Next.FAIL, "Raise trainer.memory."),
+    FailureClass.HOST_OUT_OF_MEMORY: FailurePolicy(None, Next.SMALLER, "Raise trainer.memory.", last_rung=1),
     FailureClass.DISK_FULL: FailurePolicy(None, Next.FAIL, "Raise trainer.ephemeralStorage."),
     FailureClass.DIVERGED: FailurePolicy(
         Exit.DIVERGED, Next.FAIL, "Lower hyperparameters.learningRate, or add a warmup."

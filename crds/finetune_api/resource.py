@@ -261,6 +261,14 @@ class Overlong(StrEnum):
     TRUNCATE = "truncate"
 
 
+class GradientCheckpointing(StrEnum):
+    """When activations are computed again in the backward pass instead of kept."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class Hyperparameters(Model):
     """Every one takes effect; the values in force are echoed in `status.effectiveHyperparameters`."""
 
@@ -326,6 +334,9 @@ class Hyperparameters(Model):
     """Steps between evaluations on the dev rows; 0 = each epoch."""
     logging_steps: int = Field(default=10, ge=1, le=1_000_000_000)
     """Steps between history rows and log lines."""
+    gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.AUTO
+    """Compute activations again instead of keeping them: less memory, more time, same loss. `auto` = where the memory
+    estimate asks for it."""
     seed: int = Field(default=42, ge=0, le=4294967295)
     """Adapter start, row order and dropout."""
 

@@ -23,6 +23,7 @@ from finetune_api.status import (
     Failure,
     HistoryRow,
     Metrics,
+    PlanStatus,
     Progress,
     Resolved,
 )
@@ -93,6 +94,10 @@ class RunSpec(StrictModel):
     """GPUs the run was given; 0 = CPU."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; None = as many as there are."""
+    memory_bytes: int | None = Field(default=None, ge=1)
+    """Memory limit of the pod; None = what the machine has left."""
+    memory_rung: int = Field(default=0, ge=0)
+    """Rung of the memory ladder: how often an attempt of this run had no memory left."""
 
 
 class RunResult(Model):
@@ -107,6 +112,7 @@ class RunResult(Model):
     data: DataStatus | None = None
     effective_hyperparameters: EffectiveHyperparameters | None = None
     resolved: Resolved | None = None
+    plan: PlanStatus | None = None
     progress: Progress | None = None
     metrics: Metrics | None = None
     evaluation: EvaluationStatus | None = None
@@ -150,6 +156,7 @@ class ProgressReport(Model):
     stage: Stage
     attempt: int = Field(ge=1)
     activity: Activity
+    plan: PlanStatus | None = None
     progress: Progress | None = None
     metrics: Metrics | None = None
     history: Annotated[list[HistoryRow], Field(max_length=STATUS_HISTORY_ROWS)] = Field(default_factory=list)

@@ -179,7 +179,27 @@ class EffectiveHyperparameters(Model):
     optimizer: Annotated[str, Field(max_length=64)] | None = None
     eval_steps: int | None = None
     logging_steps: int | None = None
+    gradient_checkpointing: Annotated[str, Field(max_length=64)] | None = None
     seed: int | None = None
+
+
+class PlanStatus(Model):
+    """How the train stage goes about its work, as memory and device allow: it changes time and memory, not the loss."""
+
+    precision: Annotated[str, Field(max_length=32)]
+    """Precision of the matrix products: `float32` or `bfloat16`."""
+    attention: Annotated[str, Field(max_length=32)]
+    """`packed`: rows end to end, each attends to itself alone; `padded`: one below the other."""
+    micro_batch_tokens: int = Field(ge=1)
+    """Most tokens of a micro-batch, padding included; a step has as many micro-batches as its rows need."""
+    activation_checkpointing: bool
+    """Whether activations are computed again instead of kept."""
+    memory_rung: int = Field(default=0, ge=0)
+    """Rung of the memory ladder that this plan was made on."""
+    estimated_bytes: int | None = Field(default=None, ge=0)
+    """Estimated peak memory of training; absent where the model could not be estimated."""
+    available_bytes: int | None = Field(default=None, ge=0)
+    """Memory that training may take."""
 
 
 class Resolved(Model):
@@ -300,6 +320,8 @@ class FinetuneStatus(Model):
     """What `prepare` found."""
     effective_hyperparameters: EffectiveHyperparameters | None = None
     """The values in force."""
+    plan: PlanStatus | None = None
+    """How the train stage goes about its work."""
     resolved: Resolved | None = None
     """What names in the spec turned out to mean."""
     evaluation: EvaluationStatus | None = None
@@ -312,6 +334,8 @@ class FinetuneStatus(Model):
     """Attempts that followed an infrastructure failure, in either stage; `spec.retryLimit` bounds them."""
     restarts: int = Field(default=0, ge=0)
     """Attempts that followed a preemption; they count against nothing."""
+    memory_rung: int = Field(default=0, ge=0)
+    """Rung of the memory ladder: each attempt that had no memory left is followed by one with smaller micro-batches."""
     retry_at: datetime | None = None
     """When the next attempt starts, while the run waits for it."""
     failure: Failure | None = None

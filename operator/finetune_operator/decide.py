@@ -271,6 +271,7 @@ def _measured(run: Run, result: RunResult) -> Run:
     for kind, value, reason, message in stages.outcomes(result):
         run = replace(run, status=run.status.model_copy(update={"conditions": _set(run, kind, value, reason, message)}))
     found: dict[str, object] = {
+        "plan": result.plan or run.status.plan,
         "evaluation": result.evaluation,
         "artifact": result.artifact,
         "progress": stages.final_progress(run.status, result),
@@ -280,16 +281,27 @@ def _measured(run: Run, result: RunResult) -> Run:
 
 
 def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:
-    """The table: fail for good, hold, try again after a wait, or start again at once."""
+    """The table: fail for good, hold, try again after a wait, or start again at once, smaller where memory ended."""
     following = POLICIES[failure.failure_class].next
     if following is Next.FAIL:
         return _failed(run, failure)
+    if following is Next.SMALLER:
+        return _smaller(run, attempt, failure)
     if following is Next.RESTART and (run.status.restarts + 1) % RESTARTS_THAT_COUNT:
         again = run.status.model_copy(update={"restarts": run.status.restarts + 1})
         return _start(replace(run, status=again), Attempt(attempt.stage, attempt.number + 1))
     if run.status.retries >= run.finetune.spec.retry_limit:
         return _held(run, failure)
     return _retry(run, attempt, failure, restarted=following is Next.RESTART)
+
+
+def _smaller(run: Run, attempt: Attempt, failure: Failure) -> Step:
+    """The next rung of the memory ladder. It has none for prepare, whose memory does not depend on micro-batches."""
+    rung = run.status.memory_rung
+    if attempt.stage is Stage.PREPARE or rung >= POLICIES[failure.failure_class].last_rung:
+        return _failed(run, failure)
+    status = run.status.model_copy(update={"memory_rung": rung + 1, "failure": failure})
+    return _start(replace(run, status=status), Attempt(attempt.stage, attempt.number + 1))
 
 
 def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> Step:

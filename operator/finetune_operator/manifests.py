@@ -62,6 +62,8 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings)
         result_file=names.TERMINATION_LOG,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
         threads=_threads(spec.trainer.cpu if stage is Stage.TRAIN else settings.prepare.cpu),
+        memory_bytes=_bytes(spec.trainer.memory if stage is Stage.TRAIN else settings.prepare.memory),
+        memory_rung=finetune.status.memory_rung if stage is Stage.TRAIN else 0,
     )
 
 
@@ -122,6 +124,22 @@ def _card(annotations: dict[str, str]) -> dict[str, str]:
 def _threads(cpu: str) -> int:
     """CPU threads for a quantity such as `4`, `1.5` or `1500m`: as many as it pays for, rounded up."""
     return max(1, ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)))
+
+
+SUFFIXES = {
+    "m": 1e-3,
+    **{letter: 1000.0 ** (n + 1) for n, letter in enumerate("kMGTPE")},
+    **{f"{letter}i": 1024.0 ** (n + 1) for n, letter in enumerate("KMGTPE")},
+}
+"""What the suffix of a quantity stands for. Source: Kubernetes, "Quantity"."""
+
+
+def _bytes(memory: str) -> int:
+    """Bytes of a quantity such as `32Gi`, `1.5G`, `2e9` or `1000`, rounded up."""
+    suffix = memory.lstrip("0123456789.")
+    if suffix in SUFFIXES:
+        return ceil(float(memory.removesuffix(suffix)) * SUFFIXES[suffix])
+    return ceil(float(memory))
 
 
 def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:

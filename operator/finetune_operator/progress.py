@@ -31,6 +31,7 @@ def merge_report(
 
 def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
     body = report.body
+    status = status.model_copy(update={"plan": body.plan or status.plan})
     if body.progress is None:
         return status
     return status.model_copy(

@@ -115,10 +115,8 @@ def test_a_result_whose_pod_is_gone_is_taken_from_the_last_report() -> None:
         ({"message": a_failure_message(TRAIN, "InvalidData", "ColumnMissing")}, FailureClass.INVALID_DATA),
         ({"message": a_failure_message(TRAIN, "AccessDenied", "KeyMissing")}, FailureClass.ACCESS_DENIED),
         ({"exit_code": 42}, FailureClass.INVALID_CONFIG),
-        ({"exit_code": 44}, FailureClass.GPU_OUT_OF_MEMORY),
         ({"exit_code": 45}, FailureClass.DIVERGED),
         ({"exit_code": 46}, FailureClass.GATE_FAILED),
-        ({"exit_code": 137, "exit_reason": "OOMKilled"}, FailureClass.HOST_OUT_OF_MEMORY),
         ({"exit_code": None, "reason": "Evicted"}, FailureClass.DISK_FULL),
     ],
 )
@@ -149,6 +147,47 @@ def test_a_model_that_does_not_pass_the_gate_fails_and_shows_what_was_measured()
     assert told(status, ConditionType.ARTIFACT_PUBLISHED) == ("False", "GateFailed")
     assert told(status, ConditionType.SUCCEEDED) == ("False", "GateFailed")
     assert decided(status).status == status
+
+
+OUT_OF_GPU_MEMORY: dict[str, Any] = {"exit_code": 44}
+OUT_OF_HOST_MEMORY: dict[str, Any] = {"exit_code": 137, "exit_reason": "OOMKilled"}
+
+
+@pytest.mark.parametrize(
+    ("rung", "pod", "following"),
+    [
+        (0, OUT_OF_GPU_MEMORY, 1),
+        (1, OUT_OF_GPU_MEMORY, 2),
+        (2, OUT_OF_GPU_MEMORY, 3),
+        (3, OUT_OF_GPU_MEMORY, None),
+        (0, OUT_OF_HOST_MEMORY, 1),
+        (1, OUT_OF_HOST_MEMORY, None),
+    ],
+)
+def test_an_attempt_without_memory_is_followed_by_a_smaller_one_until_the_ladder_ends(
+    rung: int, pod: dict[str, Any], following: int | None
+) -> None:
+    status = after_prepare().model_copy(update={"memory_rung": rung})
+    decision = decided(status, failed(TRAIN, **pod))
+    assert decision.status.failure is not None
+    assert decision.status.failure.remedy
+    assert decision.status.retries == 0
+    if following is None:
+        assert (decision.start, decision.status.phase) == (None, Phase.FAILED)
+        assert decision.status.memory_rung == rung
+    else:
+        assert (decision.start, decision.status.memory_rung) == (Attempt(TRAIN, 2), following)
+        assert decided(decision.status, failed(TRAIN, **pod)) == decision
+
+
+def test_prepare_has_no_smaller_plan_to_try() -> None:
+    decision = decided(decided(None).status, failed(PREPARE, **OUT_OF_HOST_MEMORY))
+    assert (decision.status.phase, decision.status.memory_rung) == (Phase.FAILED, 0)
+
+
+def test_the_rung_outlives_a_preemption() -> None:
+    smaller = decided(after_prepare(), failed(TRAIN, **OUT_OF_GPU_MEMORY)).status
+    assert decided(smaller, failed(TRAIN, 2, exit_code=143)).status.memory_rung == 1
 
 
 @pytest.mark.parametrize("pod", [{"exit_code": 43}, {"exit_code": 137}, {"exit_code": 1}])

@@ -72,6 +72,12 @@ def test_one_row_accumulated_four_times_is_a_batch_of_four_also_in_the_short_las
     assert losses(trained(tmp_path, rows_per_batch=1, accumulation=4)) == pytest.approx(four, rel=1e-4)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_limit_in_tokens_cuts_micro_batches_and_changes_no_loss(tmp_path: Path, packed: bool) -> None:
+    whole = losses(trained(tmp_path, packed=packed))
+    assert losses(trained(tmp_path, packed=packed, tokens_per_batch=13)) == pytest.approx(whole, rel=1e-4)
+
+
 def test_it_learns(tmp_path: Path) -> None:
     found = losses(trained(tmp_path, total_steps=60))
     assert found[-1] < 0.2 * found[0]

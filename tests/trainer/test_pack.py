@@ -45,6 +45,27 @@ def test_micro_batches_hold_each_chosen_row_once_and_like_lengths_together() -> 
     assert [batch.layout.lengths for batch in batches if batch.layout] == [(12, 9), (7, 4), (4,)]
 
 
+@pytest.mark.parametrize(
+    ("packed", "limit", "parts"),
+    [
+        (True, 21, [(12, 9), (7, 4, 4)]),
+        (True, 12, [(12,), (9,), (7, 4), (4,)]),
+        (True, 5, [(12,), (9,), (7,), (4,), (4,)]),
+        (False, 24, [(12, 9), (7, 4, 4)]),
+        (False, 21, [(12,), (9, 7), (4, 4)]),
+        (False, 18, [(12,), (9, 7), (4, 4)]),
+    ],
+)
+def test_a_micro_batch_has_at_most_so_many_tokens_padding_included(
+    packed: bool, limit: int, parts: list[tuple[int, ...]]
+) -> None:
+    rows = some_rows((9, 4, 12, 4, 7))
+    batches = micro_batches(rows, range(5), rows_per_batch=3, packed=packed, tokens_per_batch=limit)
+    assert [batch.tokens for batch in batches] == [sum(part) for part in parts]
+    assert [batch.rows for batch in batches] == [len(part) for part in parts]
+    assert all(batch.input_ids.numel() <= max(limit, 12) for batch in batches)
+
+
 def test_an_epochs_order_is_a_permutation_of_its_own() -> None:
     first, second = epoch_order(100, seed=1, epoch=0), epoch_order(100, seed=1, epoch=1)
     assert sorted(first) == sorted(second) == list(range(100))

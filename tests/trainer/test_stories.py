@@ -1,6 +1,7 @@
 """Acceptance cases 14 and 16: what is published loads with plain libraries and says what the run's samples say."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,23 @@ def test_the_artifact_is_complete_and_holds_no_pickle(story: Story) -> None:
         LOCK_FILE,
         "evaluation.json",
         "samples.jsonl",
+        "plan.json",
         "training_log.jsonl",
         "generation_config.json",
     }
     weights = "adapter_model.safetensors" if "adapter_config.json" in names else "model.safetensors"
     assert papers | {weights, "tokenizer.json", "tokenizer_config.json"} <= names
     assert {Path(name).suffix for name in names} <= {".json", ".jsonl", ".md", ".safetensors"}
+
+
+def test_the_plan_is_in_the_result_the_artifact_and_the_log(story: Story) -> None:
+    plan = story.result.plan
+    assert plan is not None
+    assert plan.estimated_bytes is not None
+    written = json.loads((story.artifact / "plan.json").read_text())
+    assert set(written.pop("reasons")) <= {*written, "estimatedBytes"}
+    assert written == plan.to_json()
+    assert re.search(r"plan: precision +float32 +a CPU computes in fp32\n", story.log)
 
 
 def test_no_path_of_the_scratch_space_is_published(story: Story) -> None:

@@ -17,6 +17,7 @@ CARD_FILE = "README.md"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
 TRAINING_LOG_FILE = "training_log.jsonl"
+PLAN_FILE = "plan.json"
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -42,6 +43,7 @@ class Papers:
     evaluation: EvaluationStatus
     samples: list[Json]
     training_log: list[Json]
+    plan: Json
 
 
 def write_adapter(model: PeftModel, folder: Path, base_name: str, base_revision: str | None) -> None:
@@ -60,7 +62,7 @@ def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, genera
 
 
 def write_papers(folder: Path, base: Path, generation: GenerationConfig, papers: Papers) -> None:
-    """Tokenizer of the base, generation settings, lock file, card, evaluation, samples and training log."""
+    """Tokenizer of the base, generation settings, lock file, card, evaluation, samples, training log and plan."""
     for pattern in TOKENIZER_FILES:
         for path in base.glob(pattern):
             shutil.copyfile(path, folder / path.name)
@@ -69,6 +71,7 @@ def write_papers(folder: Path, base: Path, generation: GenerationConfig, papers:
     _write_json(folder / EVALUATION_FILE, papers.evaluation.to_json())
     _write_lines(folder / SAMPLES_FILE, papers.samples)
     _write_lines(folder / TRAINING_LOG_FILE, papers.training_log)
+    _write_json(folder / PLAN_FILE, papers.plan)
     (folder / CARD_FILE).write_text(papers.card, encoding="utf-8")
 
 

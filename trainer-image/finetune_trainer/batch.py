@@ -41,6 +41,11 @@ class Batch:
     supervised: int
     """n, known without asking the device."""
 
+    @property
+    def rows(self) -> int:
+        """Rows in it."""
+        return len(self.layout.lengths) if self.layout else len(self.input_ids)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`, copied without waiting for it."""
         if device.type == "cpu":

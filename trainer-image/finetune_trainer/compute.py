@@ -16,6 +16,15 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def reason(self) -> str:
+        """Why this precision."""
+        if self.device.type == "cpu":
+            return "a CPU computes in fp32"
+        if self.dtype == torch.bfloat16:
+            return "this GPU has bf16; trained weights and optimizer stay fp32, and TF32 off: it would round positions"
+        return "this GPU has no bf16"
+
     def autocast(self) -> AbstractContextManager[object]:
         """Inside, matrix products are computed in `dtype`."""
         if self.dtype == torch.float32:

@@ -81,6 +81,7 @@ def effective_hyperparameters(
         optimizer=given.optimizer,
         eval_steps=(given.eval_steps or steps_per_epoch) if dev_rows else None,
         logging_steps=given.logging_steps,
+        gradient_checkpointing=given.gradient_checkpointing,
         seed=given.seed,
     )
 

@@ -38,6 +38,8 @@ class Settings:
     """None where there are no dev rows."""
     logging_steps: int
     seed: int
+    tokens_per_batch: int | None = None
+    """Most tokens of a micro-batch, where the plan has a limit."""
 
     @property
     def effective_batch(self) -> int:
@@ -148,7 +150,7 @@ def fit(
     curve, clock, interval = Curve(), Clock(), Interval()
     for step in range(1, settings.total_steps + 1):
         rows = step_rows(len(train), settings.effective_batch, settings.seed, step - 1)
-        batches = micro_batches(train, rows, settings.rows_per_batch, packed)
+        batches = micro_batches(train, rows, settings.rows_per_batch, packed, settings.tokens_per_batch)
         supervised = sum(batch.supervised for batch in batches)
         for batch in batches:
             loss = model(batch.to(device))

@@ -3,6 +3,7 @@
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -22,6 +23,11 @@ class Log:
         """One line about what is going on, with numbers by name."""
         self._write("info", message, numbers)
 
+    def table(self, lines: Sequence[str]) -> None:
+        """Lines whose columns stand below one another; nothing of a user's stands in them."""
+        for line in lines:
+            self._write("table", line, {})
+
     def warn(self, message: str) -> None:
         """Something that a user should know, and that stops nothing."""
         self._write("warning", message, {})
@@ -33,8 +39,9 @@ class Log:
 
     def _write(self, level: str, message: str, numbers: dict[str, Number]) -> None:
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        message = one_line(message) if level != "error" else message.rstrip()
+        message = message.rstrip() if level in ("error", "table") else one_line(message)
         known = {name: number for name, number in numbers.items() if number is not None}
+        level = "info" if level == "table" else level
         if self._as_json:
             line = json.dumps({"time": time, "level": level, "message": message, **known})
         else:

@@ -4,7 +4,7 @@ Labels never travel as -100: a batch lists the flat positions whose hidden state
 ids. So the head runs on those positions alone, and the next-token shift is done here, once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,12 +25,36 @@ class Rows(Protocol):
     def offsets(self) -> npt.NDArray[np.int64]: ...
 
 
-def micro_batches(rows: Rows, chosen: Sequence[int], rows_per_batch: int, packed: bool) -> list[Batch]:
-    """The `chosen` rows in batches of at most `rows_per_batch` rows, like lengths together."""
-    lengths = np.diff(rows.offsets)
-    ordered = sorted(chosen, key=lambda row: -int(lengths[row]))
+def micro_batches(
+    rows: Rows, chosen: Sequence[int], rows_per_batch: int, packed: bool, tokens_per_batch: int | None = None
+) -> list[Batch]:
+    """The `chosen` rows in batches of at most `rows_per_batch` rows, like lengths together.
+
+    A batch has at most `tokens_per_batch` tokens, padding included; a row that is longer is a batch of its own.
+    """
+    lengths = {row: int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen}
+    ordered = sorted(chosen, key=lambda row: -lengths[row])
     make = packed_batch if packed else padded_batch
-    return [make(rows, ordered[at : at + rows_per_batch]) for at in range(0, len(ordered), rows_per_batch)]
+    most_tokens = tokens_per_batch or sum(lengths.values()) * rows_per_batch
+    return [make(rows, part) for part in _parts(ordered, lengths, rows_per_batch, most_tokens, packed)]
+
+
+def _parts(
+    ordered: Sequence[int], lengths: Mapping[int, int], most_rows: int, most_tokens: int, packed: bool
+) -> Iterator[list[int]]:
+    """Rows, longest first, cut into parts."""
+    part: list[int] = []
+    tokens = 0
+    for row in ordered:
+        # Where rows are padded, each takes as much as the first of its part.
+        length = lengths[row] if packed or not part else lengths[part[0]]
+        if part and (len(part) == most_rows or tokens + length > most_tokens):
+            yield part
+            part, tokens, length = [], 0, lengths[row]
+        part.append(row)
+        tokens += length
+    if part:
+        yield part
 
 
 def packed_batch(rows: Rows, chosen: Sequence[int]) -> Batch:

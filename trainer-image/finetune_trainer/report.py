@@ -15,7 +15,7 @@ from typing import Self
 
 from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
 from finetune_api.run import ProgressReport, ReportTarget, RunResult, RunSpec
-from finetune_api.status import HistoryRow, Metrics, Progress
+from finetune_api.status import HistoryRow, Metrics, PlanStatus, Progress
 
 from finetune_trainer.log import Log, Number
 
@@ -62,6 +62,10 @@ class Reporter:
     def start(self, activity: Activity) -> None:
         """What the run does from now on."""
         self._update(activity=activity)
+
+    def plan(self, plan: PlanStatus) -> None:
+        """How the run goes about its work."""
+        self._update(plan=plan)
 
     def progress(self, progress: Progress) -> None:
         """How far training is."""

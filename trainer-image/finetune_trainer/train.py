@@ -2,7 +2,7 @@
 
 import gc
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from finetune_trainer.generate import Stops
 from finetune_trainer.measure import Engine, Findings, Question, ask, compared, make_engine, question, sample_rows
 from finetune_trainer.model import end_ids, load_model, merged_model, round_weights, stored_dtype
 from finetune_trainer.model_config import position_limit, read_config
+from finetune_trainer.planning import Plan, Planner
 from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.publish import artifact_folder, existing_result, publish, upload
 from finetune_trainer.reload import ReloadCheck, check_in_fresh_process, write_probe
@@ -73,11 +74,13 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResu
         return published
     setup = set_up(spec, store, writer)
     engine = _engine(setup, report)
+    plan = Planner(spec, engine, setup.prepared.train, setup.settings).plan(report.log.table)
+    report.plan(plan.status)
 
     report.start(Activity.EVALUATING)
     before = ask(engine, setup.question)
     report.start(Activity.TRAINING)
-    curve = _fit(setup, engine, report)
+    curve = _fit(setup, engine, plan, report)
 
     if setup.form == ArtifactForm.MERGED:
         adapter = _write_adapter(setup, engine, setup.scratch / "adapter")
@@ -97,9 +100,9 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResu
     _free_memory()
     check_in_fresh_process(check, setup.scratch)
     folder = Path(check.artifact)
-    papers = _papers(setup, packed, curve, evaluation, sample_rows(setup.question, before, after))
+    papers = _papers(setup, packed, plan, curve, evaluation, sample_rows(setup.question, before, after))
     write_papers(folder, setup.files.model.folder, setup.question.settings, papers)
-    result = _result(setup, curve, evaluation)
+    result = _result(setup, plan, curve, evaluation)
     missed = gate_failure(spec.training.evaluation.gate, evaluation)
     if missed is not None:
         return _kept_unpublished(setup, folder, missed, result)
@@ -138,16 +141,15 @@ def _engine(setup: Setup, report: Reporter) -> Engine:
     return engine
 
 
-def _fit(setup: Setup, engine: Engine, report: Reporter) -> Curve:
+def _fit(setup: Setup, engine: Engine, plan: Plan, report: Reporter) -> Curve:
+    settings = replace(setup.settings, tokens_per_batch=plan.status.micro_batch_tokens)
     rows_per_batch = setup.spec.training.hyperparameters.eval_batch_size
 
     def validate() -> float:
         return engine.likelihood(setup.prepared.dev, rows_per_batch).loss
 
-    with engine.attending():
-        return fit(
-            engine.loss, setup.prepared.train, setup.settings, engine.packed, setup.compute.device, validate, report
-        )
+    with engine.attending(), plan.working(engine):
+        return fit(engine.loss, setup.prepared.train, settings, engine.packed, setup.compute.device, validate, report)
 
 
 def _merged_engine(setup: Setup, adapter: Path, report: Reporter) -> Engine:
@@ -192,7 +194,12 @@ def _evaluation(setup: Setup, before: Findings, after: Findings) -> EvaluationSt
 
 
 def _papers(
-    setup: Setup, packed: bool, curve: Curve, evaluation: EvaluationStatus, samples: list[dict[str, Any]]
+    setup: Setup,
+    packed: bool,
+    plan: Plan,
+    curve: Curve,
+    evaluation: EvaluationStatus,
+    samples: list[dict[str, Any]],
 ) -> Papers:
     index, compute = setup.prepared.index, setup.compute
     facts = {
@@ -207,15 +214,17 @@ def _papers(
         evaluation=evaluation,
         samples=samples,
         training_log=curve.rows,
+        plan=plan.to_json(),
     )
 
 
-def _result(setup: Setup, curve: Curve, evaluation: EvaluationStatus) -> RunResult:
+def _result(setup: Setup, plan: Plan, curve: Curve, evaluation: EvaluationStatus) -> RunResult:
     index = setup.prepared.index
     return RunResult(
         stage=Stage.TRAIN,
         effective_hyperparameters=index.effective_hyperparameters,
         resolved=index.resolved,
+        plan=plan.status,
         progress=curve.progress,
         metrics=curve.metrics,
         evaluation=evaluation,

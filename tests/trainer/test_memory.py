@@ -1,0 +1,138 @@
+"""Estimated against measured memory; activation checkpointing saves memory and changes nothing else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+from finetune_api.resource import Lora, Optimizer
+from finetune_trainer.adapter import attach_adapter
+from finetune_trainer.attention import rows_attended
+from finetune_trainer.batch import Batch
+from finetune_trainer.fused_lora import fuse_adapters
+from finetune_trainer.loss import LossModel
+from finetune_trainer.memory import STATE_BYTES, Ledger, available_bytes, checkpointing, footprint, step_bytes
+from finetune_trainer.model import bare
+from finetune_trainer.optimizer import make_optimizer, trained_parameters
+from finetune_trainer.pack import micro_batches
+from torch import Tensor
+from torch.autograd.profiler import profile
+from transformers import PreTrainedModel
+
+from tests.trainer.decoders import FAMILIES, a_decoder, some_rows
+
+CPU = torch.device("cpu")
+LONG = some_rows((60, 50, 60, 40, 33, 60, 21, 57), prompt=20)
+TOLERANCE = 0.15
+
+
+def a_batch(packed: bool = True) -> Batch:
+    return micro_batches(LONG, range(8), 8, packed)[0]
+
+
+def a_model(family: str, method: str) -> PreTrainedModel:
+    """A decoder, whole or with a fused adapter."""
+    model = a_decoder(family)
+    if method == "full":
+        return model
+    inner = bare(attach_adapter(model, Lora(rank=4), seed=0))
+    fuse_adapters(inner)
+    return inner
+
+
+@contextmanager
+def measured() -> Iterator[list[int]]:
+    """Peak of what torch's CPU allocator gives out inside, kernels' own workspace included, as its profiler tells."""
+    found: list[int] = []
+    with profile(use_kineto=True, profile_memory=True) as told:
+        yield found
+    now = peak = 0
+    events = [event for event in told.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    found.append(peak)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_estimate_of_a_step_is_what_it_takes(family: str, method: str, packed: bool, checkpointed: bool) -> None:
+    model = a_model(family, method)
+    loss, batch = LossModel(model, plain_head=True), a_batch(packed)
+    with rows_attended(model) if packed else nullcontext(), checkpointing(model, checkpointed):
+        estimate = step_bytes(loss, batch, CPU)
+        with measured() as peak:
+            loss(batch).backward()
+    assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
+
+
+def test_the_estimate_of_training_is_what_a_run_takes() -> None:
+    model = a_model("llama", "full")
+    loss, batch = LossModel(model, plain_head=True), a_batch()
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    with rows_attended(model):
+        estimate = footprint(loss, batch, Optimizer.ADAMW, CPU, accumulating=True)
+        optimizer = make_optimizer(Optimizer.ADAMW, trained_parameters(model), 1e-4, 0.0)
+        with measured() as peak:
+            for _ in range(2):
+                loss(batch).backward()
+                loss(batch).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    assert estimate.weights == pytest.approx(weights, rel=0.01)
+    assert estimate.total == pytest.approx(weights + peak[0], rel=TOLERANCE)
+
+
+def gradients(model: PreTrainedModel, batch: Batch, checkpointed: bool) -> list[Tensor]:
+    """The loss, and the gradient of each trained parameter."""
+    model.zero_grad()
+    torch.manual_seed(0)
+    with rows_attended(model) if batch.layout else nullcontext(), checkpointing(model, checkpointed):
+        loss = LossModel(model, plain_head=True)(batch)
+        loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_computed_again_have_the_same_loss_and_gradients(family: str, method: str, packed: bool) -> None:
+    model, batch = a_model(family, method), a_batch(packed)
+    kept, again = (gradients(model, batch, checkpointed) for checkpointed in (False, True))
+    assert len(again) == len(kept) > 3
+    for ours, theirs in zip(again, kept, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_activations_computed_again_take_less_memory(method: str) -> None:
+    model = a_model("llama", method)
+    loss, batch, peaks = LossModel(model, plain_head=True), a_batch(), []
+    for checkpointed in (False, True):
+        model.zero_grad()
+        with rows_attended(model), checkpointing(model, checkpointed), Ledger() as ledger:
+            loss(batch).backward()
+        peaks.append(ledger.peak)
+    assert peaks[1] < 0.75 * peaks[0]
+
+
+def test_an_estimate_leaves_the_model_and_its_randomness_alone() -> None:
+    model, batch = a_model("llama", "lora"), a_batch()
+    before, state = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    with rows_attended(model):
+        step_bytes(LossModel(model, plain_head=True), batch, CPU)
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_every_optimizer_has_the_size_of_its_state() -> None:
+    assert set(STATE_BYTES) == set(Optimizer)
+
+
+def test_the_pods_limit_counts_what_the_libraries_take_already() -> None:
+    found = available_bytes(CPU, 8 * 2**30, weights=0)
+    assert found is not None
+    assert 0 < found < 8 * 2**30

@@ -1,0 +1,178 @@
+"""How much memory a training step takes, and how much there is.
+
+The step runs once on tensors that have device, type and shape but no data. So the count knows every model family,
+adapter and kernel without a formula for each, takes as long as calling the operators, and allocates nothing. What it
+does not see is what a kernel allocates for itself and gives back before it returns.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_api.resource import Optimizer
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.nn import Module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from transformers import PreTrainedModel
+
+from finetune_trainer.batch import Batch
+
+STATE_BYTES = {Optimizer.ADAMW: 8, Optimizer.ADAM: 8, Optimizer.ADAFACTOR: 0, Optimizer.SGD: 0}
+"""Optimizer state for each trained number: two fp32 moments; adafactor keeps rows and columns of them alone."""
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that are made inside it, as long as each lives; views count once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
+        self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = operator(*args, **(kwargs or {}))
+        for leaf in tree_iter(out):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf.untyped_storage())
+        return out
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._sizes[key] = storage.nbytes()
+        self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._leave, key)
+
+    def _leave(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Peak memory of training, in bytes, by what it is for."""
+
+    weights: int
+    optimizer: int
+    step: int
+    """Gradients, activations, logits and whatever else lives while a step is computed."""
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return self.weights + self.optimizer + self.step
+
+
+def footprint(loss: Module, batch: Batch, optimizer: Optimizer, device: torch.device, accumulating: bool) -> Footprint:
+    """What training `loss` (batch -> scalar) takes in micro-batches of this size; `batch` is not read, only measured.
+
+    `accumulating`: a step has several micro-batches, so that gradients are there while activations are. Raises
+    RuntimeError or NotImplementedError for a model whose operators need the data itself, such as some routers.
+    """
+    trained = sum(parameter.numel() for parameter in loss.parameters() if parameter.requires_grad)
+    return Footprint(
+        weights=weight_bytes(loss),
+        optimizer=trained * STATE_BYTES[optimizer],
+        step=step_bytes(loss, batch, device, micro_batches=2 if accumulating else 1),
+    )
+
+
+def weight_bytes(loss: Module) -> int:
+    """Of all parameters and buffers, as they are stored."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in chain(loss.parameters(), loss.buffers()))
+
+
+def step_bytes(loss: Module, batch: Batch, device: torch.device, micro_batches: int = 1) -> int:
+    """Peak of what forward and backward add to the weights, gradients included."""
+    step = _Step(loss)
+    with FakeTensorMode() as fake:
+        state: dict[str, Tensor] = {
+            name: fake.from_tensor(x) for name, x in chain(step.named_parameters(), step.named_buffers())
+        }
+        shapes = _without_data(batch, device)
+        ledger = Ledger()
+        with ledger:
+            for _ in range(micro_batches):
+                functional_call(step, state, (shapes,))
+    return ledger.peak
+
+
+class _Step(Module):
+    """Forward and backward in one call: activations that are computed again need the weights there both times."""
+
+    def __init__(self, loss: Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> None:
+        self.loss(batch).backward()
+
+
+@contextmanager
+def checkpointing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
+    """Inside, each layer keeps its input alone and computes its activations again in the backward pass, if wanted.
+
+    Not re-entrant: that form trains a frozen embedding's adapters too, and hands keyword arguments to the layers.
+    """
+    if not wanted:
+        yield
+        return
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+
+
+def available_bytes(device: torch.device, limit: int | None, weights: int) -> int | None:
+    """Memory for weights and training: the device's, or what the pod's `limit` leaves beside the libraries.
+
+    Without a limit, what the machine has left. None where this system does not tell.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    resident = _resident_bytes()
+    if resident is None:
+        return limit
+    libraries = max(resident - weights, 0)
+    return (limit - libraries) if limit else _machine_bytes() + resident - libraries
+
+
+def _resident_bytes() -> int | None:
+    """Memory of this process. Source: proc(5), /proc/self/statm."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else None
+
+
+def _machine_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _without_data(batch: Batch, device: torch.device) -> Batch:
+    def shape(tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+    return replace(
+        batch,
+        input_ids=shape(batch.input_ids),
+        position_ids=shape(batch.position_ids),
+        attention_mask=None if batch.attention_mask is None else shape(batch.attention_mask),
+        layout=batch.layout and replace(batch.layout, offsets=shape(batch.layout.offsets)),
+        positions=shape(batch.positions),
+        targets=shape(batch.targets),
+    )

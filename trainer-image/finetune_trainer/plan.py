@@ -1,0 +1,148 @@
+"""The plan of a run: how large its micro-batches are, and whether activations are kept, so that it fits into memory.
+
+A plan changes time and memory, never the rows of a step, its loss or its gradients. The memory ladder is the list of
+ways to train, from the fastest to the smallest; a plan is the first that fits, or, after attempts that had no memory
+left all the same, as many further down as there were such attempts. Pure.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from finetune_api.names import FailureClass
+from finetune_api.resource import GradientCheckpointing
+from finetune_api.status import PlanStatus
+
+from finetune_trainer.errors import RunError
+
+CHECKPOINTED_FROM = 2
+"""Rung from which on `auto` computes activations again: two smaller micro-batches cost less than a second forward."""
+
+USABLE_SHARE = 0.9
+"""Share of the memory that a plan may fill: the rest is for what allocators round up and kernels take for a moment."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to train."""
+
+    tokens: int
+    """Most tokens of a micro-batch, padding included."""
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class Load:
+    """What there is to train, in tokens."""
+
+    largest: int
+    """Tokens of the largest micro-batch that `trainBatchSize` makes of the train rows, padding included."""
+    longest: int
+    """Tokens of the longest row: no micro-batch can be smaller."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What training may take."""
+
+    bytes: int | None
+    """For weights, optimizer and steps; None = nobody can tell."""
+    source: str
+    """Where the limit comes from, such as `trainer.memory, 16.00 GiB`."""
+    cure: str
+    """How to get more, such as `raise trainer.memory`."""
+
+    @property
+    def available(self) -> int:
+        """Bytes that a plan may fill."""
+        return int((self.bytes or 0) * USABLE_SHARE)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A rung of the ladder."""
+
+    rung: Rung
+    number: int
+    """Where it is, from 0."""
+    estimate: int | None
+    """Peak memory in bytes; None = the model cannot be estimated."""
+
+
+def ladder(load: Load, wanted: GradientCheckpointing) -> list[Rung]:
+    """Every distinct way to train, from the fastest to the smallest."""
+    checkpointed_from = {GradientCheckpointing.ALWAYS: 0, GradientCheckpointing.AUTO: CHECKPOINTED_FROM}.get(wanted)
+    return list(dict.fromkeys(_halved(load, checkpointed_from)))
+
+
+def _halved(load: Load, checkpointed_from: int | None) -> Iterator[Rung]:
+    tokens, number = load.largest, 0
+    while True:
+        yield Rung(tokens, checkpointed_from is not None and number >= checkpointed_from)
+        if tokens == load.longest and (checkpointed_from is None or number >= checkpointed_from):
+            return
+        tokens, number = max(-(-tokens // 2), load.longest), number + 1
+
+
+def choose(rungs: Sequence[Rung], tried: int, cost: Callable[[Rung], int | None], memory: Memory) -> Choice:
+    """The first rung that fits into `memory`, and `tried` further down; `cost` estimates a rung's peak in bytes.
+
+    Raises RunError (InvalidConfig, NotEnoughMemory) where not even one row alone fits, or the ladder ends.
+    """
+    number = _first_that_fits(rungs, cost, memory) + tried
+    if number >= len(rungs):
+        raise _ladder_ends(rungs[-1], tried, memory)
+    return Choice(rungs[number], number, cost(rungs[number]))
+
+
+def _first_that_fits(rungs: Sequence[Rung], cost: Callable[[Rung], int | None], memory: Memory) -> int:
+    estimate = 0
+    for number, rung in enumerate(rungs):
+        found = cost(rung)
+        if found is None or memory.bytes is None or found <= memory.available:
+            return number
+        estimate = found
+    raise _not_enough(rungs[-1], estimate, memory)
+
+
+def explained(plan: PlanStatus, reasons: Mapping[str, str]) -> list[str]:
+    """The plan as lines of a table: what, how, why."""
+    values = {name: _shown(name, value) for name, value in plan.to_json().items()}
+    widths = max(map(len, values)), max(map(len, values.values()))
+    return [
+        f"plan: {name:<{widths[0]}}  {value:<{widths[1]}}  {reasons.get(name, '')}".rstrip()
+        for name, value in values.items()
+    ]
+
+
+def gib(count: int) -> str:
+    """A size for people."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return gib(value) if isinstance(value, int) and name.endswith("Bytes") else str(value)
+
+
+def _not_enough(rung: Rung, estimate: int, memory: Memory) -> RunError:
+    message = (
+        f"a micro-batch of one row, {rung.tokens} tokens, takes an estimated {gib(estimate)} with activations "
+        f"{'computed again' if rung.checkpointing else 'kept'}, but training may take {gib(memory.available)} of "
+        f"{memory.source}"
+    )
+    return RunError(FailureClass.INVALID_CONFIG, "NotEnoughMemory", message, _remedy(rung, memory))
+
+
+def _ladder_ends(rung: Rung, tried: int, memory: Memory) -> RunError:
+    message = (
+        f"{tried} attempts had no memory left in {memory.source}, and there is no smaller way to train than "
+        f"micro-batches of {rung.tokens} tokens"
+    )
+    return RunError(FailureClass.INVALID_CONFIG, "NotEnoughMemory", message, _remedy(rung, memory))
+
+
+def _remedy(rung: Rung, memory: Memory) -> str:
+    cure = "" if rung.checkpointing else "set hyperparameters.gradientCheckpointing to auto, "
+    words = f"{cure}lower hyperparameters.maxSeqLength, set method.quantization, or {memory.cure}."
+    return words[0].upper() + words[1:]

@@ -1,0 +1,145 @@
+"""The plan of a run, made from its model, its rows, its device and what earlier attempts met; told in the log."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from finetune_api.names import FailureClass
+from finetune_api.resource import GradientCheckpointing
+from finetune_api.run import RunSpec
+from finetune_api.status import PlanStatus
+
+from finetune_trainer.batch import Batch
+from finetune_trainer.errors import RunError
+from finetune_trainer.fit import Settings
+from finetune_trainer.measure import Engine
+from finetune_trainer.memory import Footprint, available_bytes, checkpointing, footprint, weight_bytes
+from finetune_trainer.pack import micro_batches
+from finetune_trainer.plan import Choice, Load, Memory, Rung, choose, explained, gib, ladder
+from finetune_trainer.prepared import TokenRows
+
+NOT_ESTIMATED = "the operators of this model need data, so its memory is not estimated"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen, and why."""
+
+    status: PlanStatus
+    reasons: dict[str, str]
+    """By the name of what they explain."""
+
+    def working(self, engine: Engine) -> AbstractContextManager[None]:
+        """Inside, the engine trains as planned."""
+        return checkpointing(engine.inner, self.status.activation_checkpointing)
+
+    def to_json(self) -> dict[str, Any]:
+        """`plan.json`."""
+        return {**self.status.to_json(), "reasons": self.reasons}
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What a plan is made from."""
+
+    spec: RunSpec
+    engine: Engine
+    rows: TokenRows
+    settings: Settings
+
+    @property
+    def wanted(self) -> GradientCheckpointing:
+        """What the user asked for."""
+        return self.spec.training.hyperparameters.gradient_checkpointing
+
+    def plan(self, tell: Callable[[list[str]], None]) -> Plan:
+        """Choose, and say what and why. Raises RunError (InvalidConfig): NotEnoughMemory, CheckpointingUnsupported."""
+        memory, found = self._memory(), dict[Rung, Footprint | None]()
+
+        def cost(rung: Rung) -> int | None:
+            if rung not in found:
+                found[rung] = self._footprint(rung)
+            known = found[rung]
+            return None if known is None else known.total
+
+        choice = choose(self._ladder(), self.spec.memory_rung, cost, memory)
+        plan = Plan(self._described(choice, memory), self._reasons(choice, found[choice.rung], memory))
+        tell(explained(plan.status, plan.reasons))
+        return plan
+
+    def _ladder(self) -> list[Rung]:
+        wanted = self.wanted
+        if not self.engine.inner.supports_gradient_checkpointing:
+            if wanted is GradientCheckpointing.ALWAYS:
+                raise _unsupported(self.engine.inner.config.model_type)
+            wanted = GradientCheckpointing.NEVER
+        return ladder(Load(_tokens(self._worst_batch(None)), int(self.rows.lengths.max())), wanted)
+
+    def _worst_batch(self, tokens: int | None) -> Batch:
+        """The micro-batch of the longest rows."""
+        count = self.settings.rows_per_batch
+        longest = np.argsort(-self.rows.lengths, kind="stable")[:count]
+        return micro_batches(self.rows, [int(row) for row in longest], count, self.engine.packed, tokens)[0]
+
+    def _footprint(self, rung: Rung) -> Footprint | None:
+        """Of the largest micro-batch of a rung; None where it cannot be estimated."""
+        batch, device = self._worst_batch(rung.tokens), self.engine.compute.device
+        accumulating = self.settings.effective_batch > batch.rows
+        with self.engine.attending(), checkpointing(self.engine.inner, rung.checkpointing):
+            try:
+                return footprint(self.engine.loss, batch, self.settings.optimizer, device, accumulating)
+            except (RuntimeError, NotImplementedError, AssertionError, AttributeError, TypeError):
+                return None
+
+    def _memory(self) -> Memory:
+        device, limit = self.engine.compute.device, self.spec.memory_bytes
+        found = available_bytes(device, limit, weight_bytes(self.engine.loss))
+        if device.type == "cuda":
+            size = gib(torch.cuda.get_device_properties(device).total_memory)
+            return Memory(found, f"GPU {torch.cuda.get_device_name(device)}, {size}", "choose a bigger GPU")
+        source = f"trainer.memory, {gib(limit)}" if limit else "this machine's memory"
+        return Memory(found, source, "raise trainer.memory")
+
+    def _described(self, choice: Choice, memory: Memory) -> PlanStatus:
+        engine = self.engine
+        return PlanStatus(
+            precision=str(engine.compute.dtype).removeprefix("torch."),
+            attention="packed" if engine.packed else "padded",
+            micro_batch_tokens=choice.rung.tokens,
+            activation_checkpointing=choice.rung.checkpointing,
+            memory_rung=self.spec.memory_rung,
+            estimated_bytes=choice.estimate,
+            available_bytes=None if memory.bytes is None else memory.available,
+        )
+
+    def _reasons(self, choice: Choice, cost: Footprint | None, memory: Memory) -> dict[str, str]:
+        """Why, by the name of what the plan says."""
+        parts = cost and f"weights {gib(cost.weights)}, optimizer {gib(cost.optimizer)}, a step {gib(cost.step)}"
+        return {
+            "precision": self.engine.compute.reason,
+            "attention": "rows end to end, nothing padded" if self.engine.packed else "rows one below the other",
+            "microBatchTokens": self._why_so_many(choice),
+            "activationCheckpointing": f"gradientCheckpointing is {self.wanted}",
+            "memoryRung": "attempts that had no memory left",
+            "estimatedBytes": parts or "",
+            "availableBytes": f"most of {memory.source}",
+        }
+
+    def _why_so_many(self, choice: Choice) -> str:
+        if choice.estimate is None:
+            return NOT_ESTIMATED
+        if choice.number == 0:
+            return f"the longest {self.settings.rows_per_batch} rows, as trainBatchSize says"
+        return "memory asks for less than trainBatchSize says; the rows of a step stay the same"
+
+
+def _tokens(batch: Batch) -> int:
+    return batch.input_ids.numel()
+
+
+def _unsupported(model_type: str) -> RunError:
+    message = f"hyperparameters.gradientCheckpointing is always, which models of type {model_type} cannot do"
+    return RunError(FailureClass.INVALID_CONFIG, "CheckpointingUnsupported", message, "Set it to auto or never.")
