@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,10 +41,77 @@ def summary(runs: Sequence[Run], who: str) -> Run:
     return found[(len(found) - 1) // 2]
 
 
+@dataclass
+class Table:
+    """Runs by method, each method with the same trainers: one table, with the ratio of `ours` to `theirs`."""
+
+    title: str
+    command: str
+    """How it is made."""
+    threads: int
+    ours: str
+    theirs: str
+    runs: dict[str, list[Run]] = field(default_factory=dict)
+    peaks: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Peak memory in bytes, by method and trainer."""
+
+    def add(self, method: str, runs: list[Run], peaks: dict[str, int]) -> None:
+        """The runs of one more method."""
+        self.runs[method], self.peaks[method] = runs, peaks
+
+    def ratio(self, method: str) -> float:
+        """Tokens per second of ours over theirs, medians of both."""
+        ours, theirs = (summary(self.runs[method], who) for who in (self.ours, self.theirs))
+        return ours.tokens_per_second / theirs.tokens_per_second
+
+    def write(self, name: str) -> None:
+        """`results/<name>-<machine>.json` and `.md`."""
+        facts = machine()
+        path = RESULTS / f"{name}-{machine_words(facts)}.json"
+        record = {"machine": facts, "threads": self.threads, "ratios": {m: round(self.ratio(m), 3) for m in self.runs}}
+        record["runs"] = {method: [asdict(run) for run in runs] for method, runs in self.runs.items()}
+        record["peak_bytes"] = self.peaks
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(self.page(facts), encoding="utf-8")
+        print(self.page(facts))
+
+    def page(self, facts: dict[str, object]) -> str:
+        """The result as a page."""
+        shares = [run.others_share for runs in self.runs.values() for run in runs]
+        versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+        lines = [
+            f"# {self.title}",
+            "",
+            f"{facts['cpu']}, {facts['cores']} cores, {self.threads} threads, fp32. {versions}.",
+            f"Other programs took {min(shares):.0%} to {max(shares):.0%} of the processor meanwhile.",
+            f"Made by `{self.command}`.",
+            "",
+            f"| method | trainer | tokens/s without padding | steps/s | dev loss | peak memory | {self.ours} to it |",
+            "|--|--|--|--|--|--|--|",
+        ]
+        return "\n".join([*lines, *(row for method in self.runs for row in self._rows(method)), ""])
+
+    def _rows(self, method: str) -> list[str]:
+        ours = summary(self.runs[method], self.ours)
+        chosen = [summary(self.runs[method], who) for who in dict.fromkeys(run.who for run in self.runs[method])]
+        return [
+            f"| {method} | {run.who} | {run.tokens_per_second:,.0f} | {run.steps_per_second:.2f} | {run.dev_loss:.4f} "
+            f"| {self.peaks[method][run.who] / 2**20:,.0f} MiB "
+            f"| {ours.tokens_per_second / run.tokens_per_second:.2f} x |"
+            for run in chosen
+        ]
+
+
+def machine_words(facts: dict[str, object]) -> str:
+    """The machine in a file's name."""
+    return re.sub("[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
+
+
 def write(runs: Sequence[Run], ours: Run, theirs: Run, threads: int) -> None:
     """`results/steps-<machine>.json` and `.md`."""
     facts = machine()
-    words = re.sub("[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
+    words = machine_words(facts)
     ratio = round(ours.steps_per_second / theirs.steps_per_second, 3)
     record = {"machine": facts, "threads": threads, "ratio": ratio, "runs": [asdict(run) for run in runs]}
     RESULTS.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""The quickstart's model, rows and hyperparameters, prepared by the product itself: what the benchmarks train."""
+"""Prepared runs that the benchmarks train: the product's own prepare, over local files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,10 @@ from examples.quickstart.run import FINETUNE, base_model
 
 ROWS = 4000
 
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+STORIES, GSM8K = SHARED / "models" / "stories260k", SHARED / "data" / "gsm8k" / "train.jsonl"
+"""A real tiny model and real rows, beside the repository."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -24,11 +28,18 @@ class Workload:
     spec: RunSpec
     prepared: Prepared
     model: Path
+    steps: int | None = None
+    """Steps to train where they are not all."""
 
     @property
     def settings(self) -> Settings:
         """The hyperparameters in force."""
-        return Settings.of(self.prepared.index.effective_hyperparameters)
+        settings = Settings.of(self.prepared.index.effective_hyperparameters)
+        return replace(settings, total_steps=self.steps or settings.total_steps)
+
+    def first(self, steps: int) -> "Workload":
+        """The same, but its first steps alone."""
+        return replace(self, steps=steps)
 
 
 def quickstart_workload(folder: Path, threads: int, **hyperparameters: Any) -> Workload:
@@ -42,6 +53,26 @@ def quickstart_workload(folder: Path, threads: int, **hyperparameters: Any) -> W
     training["hyperparameters"] |= hyperparameters
     for field in ("storage", "trainer"):
         del training[field]
+    return prepared_workload(folder, model, training, threads)
+
+
+def gsm8k_workload(folder: Path, threads: int, method: dict[str, Any], rows: int, **hyperparameters: Any) -> Workload:
+    """stories260k on the first `rows` rows of GSM8K, those left out that do not fit into `maxSeqLength`."""
+    training = {
+        "model": {"uri": f"file://{STORIES}"},
+        "datasets": [{"name": "gsm8k", "uri": f"file://{GSM8K}", "maxRows": rows}],
+        "split": {"trainPercentage": 90, "devPercentage": 10},
+        "promptTemplate": "Question: <<question>>\nAnswer: ",
+        "completionTemplate": "<<answer>>",
+        "method": method,
+        "hyperparameters": {"overlong": "drop", **hyperparameters},
+        "output": {"uri": "s3://unused/models"},
+    }
+    return prepared_workload(folder, STORIES, training, threads)
+
+
+def prepared_workload(folder: Path, model: Path, training: dict[str, Any], threads: int) -> Workload:
+    """A spec, prepared below `folder`."""
     spec = RunSpec.model_validate(
         {
             "identity": {"namespace": "bench", "name": "steps", "uid": "bench"},
@@ -52,5 +83,5 @@ def quickstart_workload(folder: Path, threads: int, **hyperparameters: Any) -> W
         }
     )
     store = open_store(spec.output_uri, spec.storage)
-    prepare(spec, store, print)
+    prepare(spec, store, lambda *_, **__: None)
     return Workload(spec, read_prepared(store, folder / "scratch"), model)
