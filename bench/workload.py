@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 from finetune_api.run import RunSpec
-from finetune_trainer.fit import Settings
+from finetune_trainer.loop import Settings
 from finetune_trainer.prepare import prepare
 from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.store import open_store

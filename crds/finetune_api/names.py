@@ -71,6 +71,7 @@ HF_TOKEN_KEY = "HF_TOKEN"
 MANIFEST_FILE = "manifest.json"
 LOCK_FILE = "run.lock.json"
 PREPARED_FOLDER = "prepared"
+CHECKPOINTS_FOLDER = "checkpoints"
 ARTIFACTS_FOLDER = "artifacts"
 
 

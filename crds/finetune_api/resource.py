@@ -269,6 +269,15 @@ class GradientCheckpointing(StrEnum):
     NEVER = "never"
 
 
+class EarlyStopping(Model):
+    """Training stops where the dev loss does not fall any more, and the weights with the lowest are published."""
+
+    patience: int = Field(default=3, ge=1, le=1_000_000)
+    """Evaluations in a row that do not lower the best dev loss by more than `minDelta`."""
+    min_delta: float = Field(default=0, ge=0, le=1_000_000)
+    """What counts as lower."""
+
+
 class Hyperparameters(Model):
     """Every one takes effect; the values in force are echoed in `status.effectiveHyperparameters`."""
 
@@ -332,6 +341,12 @@ class Hyperparameters(Model):
     """Optimizer; `adam` adds the decay to the gradient, `sgd` has no momentum."""
     eval_steps: int = Field(default=0, ge=0, le=1_000_000_000)
     """Steps between evaluations on the dev rows; 0 = each epoch."""
+    save_steps: int = Field(default=0, ge=0, le=1_000_000_000)
+    """Steps between checkpoints; 0 = each epoch. There is one at the end and at each new lowest dev loss besides."""
+    save_total_limit: int = Field(default=2, ge=1, le=1000)
+    """Newest checkpoints that are kept, beside the one with the lowest dev loss."""
+    early_stopping: EarlyStopping | None = None
+    """When to stop early and publish the best weights; off when it is absent. Needs dev rows."""
     logging_steps: int = Field(default=10, ge=1, le=1_000_000_000)
     """Steps between history rows and log lines."""
     gradient_checkpointing: GradientCheckpointing = GradientCheckpointing.AUTO
@@ -609,6 +624,10 @@ CREATION_RULES = (
     cel(
         f"self.hyperparameters.evalSteps == 0 || {NEEDS_DEV_ROWS}",
         "hyperparameters.evalSteps above 0 needs dev rows: set split.devPercentage or give a dataset role dev",
+    ),
+    cel(
+        f"!has(self.hyperparameters.earlyStopping) || {NEEDS_DEV_ROWS}",
+        "hyperparameters.earlyStopping needs dev rows: set split.devPercentage or give a dataset role dev",
     ),
     cel(
         f"self.hyperparameters.scheduler != 'reduce_lr_on_plateau' || {NEEDS_DEV_ROWS}",

@@ -17,6 +17,8 @@ from finetune_api.names import (
 from finetune_api.resource import TrainingSpec
 from finetune_api.status import (
     ArtifactStatus,
+    BestStatus,
+    CheckpointStatus,
     DataStatus,
     EffectiveHyperparameters,
     EvaluationStatus,
@@ -115,6 +117,9 @@ class RunResult(Model):
     plan: PlanStatus | None = None
     progress: Progress | None = None
     metrics: Metrics | None = None
+    best: BestStatus | None = None
+    checkpoint: CheckpointStatus | None = None
+    """The newest whole one, which a further attempt goes on from."""
     evaluation: EvaluationStatus | None = None
     artifact: ArtifactStatus | None = None
 
@@ -161,5 +166,8 @@ class ProgressReport(Model):
     metrics: Metrics | None = None
     history: Annotated[list[HistoryRow], Field(max_length=STATUS_HISTORY_ROWS)] = Field(default_factory=list)
     """The whole curve so far, thinned by the trainer."""
+    best: BestStatus | None = None
+    checkpoint: CheckpointStatus | None = None
+    """The newest whole one."""
     result: RunResult | None = None
     """The final answer, in the last report of a stage."""

@@ -113,6 +113,26 @@ class HistoryRow(Model):
     """Loss over the dev rows."""
 
 
+class BestStatus(Model):
+    """The lowest dev loss so far."""
+
+    step: int = Field(ge=0)
+    """Optimizer step after which it was measured."""
+    validation_loss: Measured
+    """Loss over the dev rows."""
+
+
+class CheckpointStatus(Model):
+    """What a further attempt goes on from."""
+
+    step: int = Field(ge=0)
+    """Optimizer steps done."""
+    uri: Uri
+    """Folder of the checkpoint."""
+    saved_at: datetime
+    """When it was whole."""
+
+
 class RowCounts(Model):
     """Rows by part of the split."""
 
@@ -158,6 +178,15 @@ class DataStatus(Model):
     """What a user should know and need not mend."""
 
 
+class EarlyStoppingStatus(Model):
+    """When training stops early."""
+
+    patience: int
+    """Evaluations in a row without a better dev loss."""
+    min_delta: float
+    """What a better dev loss has to be lower by."""
+
+
 class EffectiveHyperparameters(Model):
     """The values in force after defaults and `auto`."""
 
@@ -178,6 +207,9 @@ class EffectiveHyperparameters(Model):
     max_grad_norm: float | None = None
     optimizer: Annotated[str, Field(max_length=64)] | None = None
     eval_steps: int | None = None
+    save_steps: int | None = None
+    save_total_limit: int | None = None
+    early_stopping: EarlyStoppingStatus | None = None
     logging_steps: int | None = None
     gradient_checkpointing: Annotated[str, Field(max_length=64)] | None = None
     seed: int | None = None
@@ -316,6 +348,8 @@ class FinetuneStatus(Model):
         default_factory=list, max_length=STATUS_HISTORY_ROWS, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
     """The loss curve, thinned; evaluation rows and the newest go last."""
+    best: BestStatus | None = None
+    """The lowest dev loss so far."""
     data: DataStatus | None = None
     """What `prepare` found."""
     effective_hyperparameters: EffectiveHyperparameters | None = None
@@ -324,6 +358,8 @@ class FinetuneStatus(Model):
     """How the train stage goes about its work."""
     resolved: Resolved | None = None
     """What names in the spec turned out to mean."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest whole checkpoint."""
     evaluation: EvaluationStatus | None = None
     """Base against tuned."""
     artifact: ArtifactStatus | None = None

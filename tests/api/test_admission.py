@@ -60,6 +60,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "evalSteps with a split": numbers(evalSteps=10) | split(80, 20),
     "evalSteps with a dev dataset": numbers(evalSteps=10) | {"datasets": [TRAIN, DEV]},
     "a plateau scheduler with dev rows": numbers(scheduler="reduce_lr_on_plateau") | split(80, 20),
+    "early stopping with dev rows": numbers(earlyStopping={"patience": 1, "minDelta": 0.01}) | split(80, 20),
+    "early stopping by default": numbers(earlyStopping={}) | {"datasets": [TRAIN, DEV]},
+    "checkpoints every 5 steps": numbers(saveSteps=5, saveTotalLimit=1),
     "lora in 4 bits": {"method": {"quantization": "nf4"}},
     "lora on named modules": {"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}},
     "lora by a pattern": {"method": {"lora": {"targetModules": ["regex:.*attn.*"]}}},
@@ -113,6 +116,17 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a warmup ratio of 1": (numbers(warmupRatio=1), ["warmupRatio", "less than 1"]),
     # Rules over several fields.
     "evalSteps without dev rows": (numbers(evalSteps=10), ["hyperparameters.evalSteps", "split.devPercentage"]),
+    "early stopping without dev rows": (numbers(earlyStopping={}), ["hyperparameters.earlyStopping", "dev rows"]),
+    "a patience of 0": (
+        numbers(earlyStopping={"patience": 0}) | split(80, 20),
+        ["spec.hyperparameters.earlyStopping.patience", "1"],
+    ),
+    "a negative minDelta": (
+        numbers(earlyStopping={"minDelta": -0.1}) | split(80, 20),
+        ["spec.hyperparameters.earlyStopping.minDelta", "0"],
+    ),
+    "no checkpoint kept": (numbers(saveTotalLimit=0), ["spec.hyperparameters.saveTotalLimit", "1"]),
+    "saveSteps below 0": (numbers(saveSteps=-1), ["spec.hyperparameters.saveSteps", "0"]),
     "a plateau without dev rows": (numbers(scheduler="reduce_lr_on_plateau"), ["reduce_lr_on_plateau", "dev rows"]),
     "quantization without lora": ({"method": {"type": "full", "quantization": "nf4"}}, ["method.quantization", "lora"]),
     "adapters of a full run": ({"method": {"type": "full", "lora": {}}}, ["method.lora", "method.type lora"]),

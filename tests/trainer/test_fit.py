@@ -11,9 +11,11 @@ import torch
 from finetune_api.names import FailureClass, Stage
 from finetune_api.resource import Optimizer, Scheduler
 from finetune_trainer.attention import rows_attended
+from finetune_trainer.curve import Curve
 from finetune_trainer.errors import RunError
-from finetune_trainer.fit import Curve, Settings, fit
+from finetune_trainer.fit import fit
 from finetune_trainer.log import Log
+from finetune_trainer.loop import Settings
 from finetune_trainer.loss import LossModel
 from finetune_trainer.report import Reporter
 
@@ -31,6 +33,9 @@ SETTINGS = Settings(
     rows_per_batch=4,
     accumulation=1,
     eval_steps=None,
+    save_steps=100,
+    patience=None,
+    min_delta=0.0,
     logging_steps=1,
     seed=0,
 )

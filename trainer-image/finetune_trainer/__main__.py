@@ -11,7 +11,6 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from finetune_api.failures import POLICIES
 from finetune_api.names import ENV_LOG_FORMAT, ENV_WRITER_ID, Exit, FailureClass, Stage
@@ -24,6 +23,7 @@ from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import open_store
+from finetune_trainer.termination import StopSignal
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -64,7 +64,7 @@ def read_run(path: Path) -> RunSpec:
 def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
     """Run a stage, and tell its result to whoever asked: the result file, and the operator."""
     with Reporter(spec, stage, log) as report:
-        result, code = _outcome(stage, lambda: _work(stage, spec, report), log)
+        result, code = _outcome(stage, lambda: _work(stage, spec, report), report)
         _write_result(spec, result, log)
         report.finish(result, **({"tries": 1} if code == Exit.TERMINATED else {}))
     return code
@@ -80,10 +80,10 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
     from finetune_trainer.train import train
 
     writer = os.environ.get(ENV_WRITER_ID) or uuid.uuid4().hex
-    return train(spec, store, writer, report)
+    return train(spec, store, writer, report, _stop_signal())
 
 
-def _outcome(stage: Stage, work: Callable[[], RunResult], log: Log) -> tuple[RunResult, int]:
+def _outcome(stage: Stage, work: Callable[[], RunResult], report: Reporter) -> tuple[RunResult, int]:
     """What came of it: the one place where an exception becomes a failure. SIGTERM is ignored from then on."""
     try:
         try:
@@ -96,11 +96,11 @@ def _outcome(stage: Stage, work: Callable[[], RunResult], log: Log) -> tuple[Run
         result = _failed(stage, error.failure())
     except Exception as error:  # noqa: BLE001 (whatever else it is must be told to the operator)
         result = _failed(stage, unexpected_failure(error))
-        log.unexpected(error)
+        report.log.unexpected(error)
     if result.failure is None:
         return result, Exit.OK
-    log.warn(f"{result.failure.reason}: {result.failure.message} {result.failure.remedy}")
-    return result, _exit_code(result.failure)
+    report.log.warn(f"{result.failure.reason}: {result.failure.message} {result.failure.remedy}")
+    return result.model_copy(update=report.reached), _exit_code(result.failure)
 
 
 def _failed(stage: Stage, failure: Failure) -> RunResult:
@@ -156,14 +156,15 @@ def _bad_run(message: str) -> RunError:
     return RunError(FailureClass.INVALID_CONFIG, "RunFileInvalid", message, remedy)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM becomes an exception in the main thread, so that every `with` and `finally` runs."""
-    raise Termination
+def _stop_signal() -> StopSignal | None:
+    """The handler of SIGTERM; None where main() is a call of somebody else's."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return handler if isinstance(handler, StopSignal) else None
 
 
 def _ignore_termination() -> None:
-    """The outcome is known and only has to be told, which takes seconds. Nothing to ignore where main() is a call."""
-    if signal.getsignal(signal.SIGTERM) is _terminate:
+    """The outcome is known and only has to be told, which takes seconds."""
+    if _stop_signal():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -179,6 +180,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, StopSignal())
     quiet_libraries()
     sys.exit(main())

@@ -4,7 +4,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from finetune_api.names import FailureClass
 from finetune_api.resource import Hyperparameters, MethodType, TrainingSpec
-from finetune_api.status import EffectiveHyperparameters
+from finetune_api.status import EarlyStoppingStatus, EffectiveHyperparameters
 
 from finetune_trainer.errors import RunError
 
@@ -80,10 +80,18 @@ def effective_hyperparameters(
         max_grad_norm=given.max_grad_norm,
         optimizer=given.optimizer,
         eval_steps=(given.eval_steps or steps_per_epoch) if dev_rows else None,
+        save_steps=given.save_steps or steps_per_epoch,
+        save_total_limit=given.save_total_limit,
+        early_stopping=_early_stopping(given),
         logging_steps=given.logging_steps,
         gradient_checkpointing=given.gradient_checkpointing,
         seed=given.seed,
     )
+
+
+def _early_stopping(given: Hyperparameters) -> EarlyStoppingStatus | None:
+    asked = given.early_stopping
+    return EarlyStoppingStatus(patience=asked.patience, min_delta=asked.min_delta) if asked else None
 
 
 def _decimal(number: float) -> Decimal:

@@ -10,9 +10,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers.optimization import Adafactor
 
 
-def trained_parameters(model: Module) -> list[Parameter]:
+def trained_by_name(model: Module) -> dict[str, Parameter]:
     """The parameters that training changes."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained_parameters(model: Module) -> list[Parameter]:
+    """The parameters that training changes, in order."""
+    return list(trained_by_name(model).values())
 
 
 def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, object]]:
@@ -41,6 +46,11 @@ def make_optimizer(
         groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
     )
     return adafactor
+
+
+def place_state(optimizer: torch.optim.Optimizer, parameter: Parameter, value: Tensor) -> Tensor:
+    """A tensor that `optimizer` kept for `parameter`, back beside it."""
+    return value.to(parameter.device)
 
 
 def clip_gradients(parameters: list[Parameter], max_norm: float) -> Tensor:

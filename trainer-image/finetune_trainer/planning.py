@@ -14,7 +14,7 @@ from finetune_api.status import PlanStatus
 
 from finetune_trainer.batch import Batch
 from finetune_trainer.errors import RunError
-from finetune_trainer.fit import Settings
+from finetune_trainer.loop import Settings
 from finetune_trainer.measure import Engine
 from finetune_trainer.memory import Footprint, available_bytes, checkpointing, footprint, weight_bytes
 from finetune_trainer.pack import micro_batches

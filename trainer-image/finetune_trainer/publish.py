@@ -15,20 +15,11 @@ from finetune_api.status import ArtifactStatus
 from pydantic import ValidationError
 
 from finetune_trainer.errors import RunError
-from finetune_trainer.store import NotFoundError, Store, sha256_of, uri_of
+from finetune_trainer.manifest import ManifestFile, described
+from finetune_trainer.store import NotFoundError, Store, uri_of
 
 WRITER_LENGTH = 8
 """Characters of the writer's id that tell its folder from others'."""
-
-
-class ManifestFile(Model):
-    """One file of the artifact."""
-
-    name: str
-    """Relative to the artifact's folder."""
-    size: int
-    """Bytes."""
-    sha256: str
 
 
 class Manifest(Model):
@@ -92,7 +83,7 @@ def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, r
         created_at=datetime.now(UTC),
         uri=uri_of(store, key),
         format=form,
-        files=[_described(folder, name) for name in _names(folder)],
+        files=[described(folder, name) for name in _names(folder)],
         result=result,
     )
     data = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
@@ -108,11 +99,6 @@ def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, r
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _described(folder: Path, name: str) -> ManifestFile:
-    path = folder / name
-    return ManifestFile(name=name, size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _with_artifact(store: Store, manifest: Manifest, data: bytes) -> RunResult:

@@ -11,11 +11,11 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
 from finetune_api.run import ProgressReport, ReportTarget, RunResult, RunSpec
-from finetune_api.status import HistoryRow, Metrics, PlanStatus, Progress
+from finetune_api.status import BestStatus, CheckpointStatus, HistoryRow, Metrics, PlanStatus, Progress
 
 from finetune_trainer.log import Log, Number
 
@@ -71,10 +71,25 @@ class Reporter:
         """How far training is."""
         self._update(progress=progress)
 
-    def row(self, row: HistoryRow, metrics: Metrics) -> None:
-        """One more point of the curve, and the newest numbers."""
+    def row(self, row: HistoryRow, metrics: Metrics, best: BestStatus | None = None) -> None:
+        """One more point of the curve, the newest numbers, and the best dev loss so far."""
         self._history.append(row)
-        self._update(metrics=metrics, history=thinned(self._history))
+        self._update(metrics=metrics, history=thinned(self._history), best=best)
+
+    def resume(self, history: list[HistoryRow], metrics: Metrics, progress: Progress, best: BestStatus | None) -> None:
+        """What an earlier attempt had told, up to where this one goes on."""
+        self._history = history
+        self._update(metrics=metrics, history=thinned(history), progress=progress, best=best)
+
+    def checkpoint(self, checkpoint: CheckpointStatus) -> None:
+        """There is a checkpoint that a later attempt can go on from. May be called from any thread."""
+        self._update(checkpoint=checkpoint)
+
+    @property
+    def reached(self) -> dict[str, Any]:
+        """What stays although the stage may fail: the newest checkpoint, and the best dev loss."""
+        with self._changed:
+            return {"checkpoint": self._report.checkpoint, "best": self._report.best}
 
     def finish(self, result: RunResult, tries: int = FINAL_TRIES) -> None:
         """Send the result, trying a few times; the log says so if it does not arrive."""

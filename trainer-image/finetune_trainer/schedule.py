@@ -7,6 +7,7 @@ a new lowest loss.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from finetune_api.resource import Scheduler
 from torch.optim import Optimizer
@@ -25,6 +26,8 @@ RESTART_CYCLES = 2
 POLYNOMIAL_POWER = 2.0
 """With transformers' default of 1 the polynomial would be the linear schedule."""
 PLATEAU_FACTOR = 0.5
+FORMULA = "lr_lambdas"
+"""Key of torch's schedulers for what computes the rate."""
 
 
 class Schedule:
@@ -42,6 +45,14 @@ class Schedule:
         """The dev rows have `loss` now."""
         if isinstance(self._inner, ReduceLROnPlateau):
             self._inner.step(loss)
+
+    def state(self) -> dict[str, Any]:
+        """How far it is, as JSON; its formula is not part of it."""
+        return {key: value for key, value in self._inner.state_dict().items() if key != FORMULA}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. The optimizer's rate is not touched."""
+        self._inner.load_state_dict(self._inner.state_dict() | state)
 
 
 def make_schedule(kind: Scheduler, optimizer: Optimizer, total_steps: int, warmup_steps: int) -> Schedule:

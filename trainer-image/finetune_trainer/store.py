@@ -106,6 +106,9 @@ class Store(Protocol):
     def verify(self, key: str, path: Path) -> None:
         """Check that the object holds the bytes of `path`, by size and checksum; RunError where it does not."""
 
+    def delete(self, key: str) -> None:
+        """Remove one object; one that is not there is removed already."""
+
 
 def uri_of(store: Store, key: str) -> str:
     """The URI of one object."""
@@ -183,6 +186,16 @@ class FileStore:
     def fingerprint(self, key: str) -> str:
         with self._reading(key) as path:
             return sha256_of(path)
+
+    def delete(self, key: str) -> None:
+        path = self.folder / key
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError as error:
+            remedy = "Let the run's user remove it."
+            raise denied("removing", uri_of(self, key), str(error.strerror), remedy) from error
+        with suppress(OSError):
+            path.parent.rmdir()  # S3 has no empty folders either; one that holds something stays.
 
     def _describe(self, key: str) -> StoredObject:
         with self._reading(key) as path:
@@ -276,6 +289,10 @@ class S3Store:
     def fingerprint(self, key: str) -> str:
         with self._errors("HeadObject", key):
             return self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"].strip('"')
+
+    def delete(self, key: str) -> None:
+        with self._errors("DeleteObject", key, allowed=MISSING):
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     def verify(self, key: str, path: Path) -> None:
         with self._errors("HeadObject", key):

@@ -1,8 +1,10 @@
 """The train stage: load, measure, fit, measure again, publish. It reads straight down."""
 
 import gc
+import json
 import shutil
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,25 @@ from peft import PeftModel
 
 from finetune_trainer.artifact import SAMPLES_FILE, Papers, write_adapter, write_model, write_papers
 from finetune_trainer.card import lock_file, model_card, public_name
+from finetune_trainer.checkpoint import Checkpoints, Origin
 from finetune_trainer.compute import Compute, compute_for
+from finetune_trainer.curve import Curve
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
-from finetune_trainer.fit import Curve, Settings, fit
+from finetune_trainer.fit import fit
 from finetune_trainer.gate import gate_failure
 from finetune_trainer.generate import Stops
+from finetune_trainer.loop import Settings
 from finetune_trainer.measure import Engine, Findings, Question, ask, compared, make_engine, question, sample_rows
 from finetune_trainer.model import end_ids, load_model, merged_model, round_weights, stored_dtype
 from finetune_trainer.model_config import position_limit, read_config
 from finetune_trainer.planning import Plan, Planner
 from finetune_trainer.prepared import Prepared, read_prepared
-from finetune_trainer.publish import artifact_folder, existing_result, publish, upload
+from finetune_trainer.publish import WRITER_LENGTH, artifact_folder, existing_result, publish, upload
 from finetune_trainer.reload import ReloadCheck, check_in_fresh_process, write_probe
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import Store, uri_of
+from finetune_trainer.termination import StopSignal
 from finetune_trainer.vocabulary import load_tokenizer
 
 MODEL_FORM = "model"
@@ -63,7 +69,7 @@ class Setup:
         return (self.spec.training.output.artifact or ArtifactForm.ADAPTER).value
 
 
-def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResult:
+def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: StopSignal | None = None) -> RunResult:
     """Train the run whose prepared data lies below `store`, and publish it.
 
     An attempt that finds the run published returns that result. Raises RunError for whatever stands in the way.
@@ -80,7 +86,7 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResu
     report.start(Activity.EVALUATING)
     before = ask(engine, setup.question)
     report.start(Activity.TRAINING)
-    curve = _fit(setup, engine, plan, report)
+    curve = _fit(setup, engine, plan, report, stop)
 
     if setup.form == ArtifactForm.MERGED:
         adapter = _write_adapter(setup, engine, setup.scratch / "adapter")
@@ -102,7 +108,7 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter) -> RunResu
     folder = Path(check.artifact)
     papers = _papers(setup, packed, plan, curve, evaluation, sample_rows(setup.question, before, after))
     write_papers(folder, setup.files.model.folder, setup.question.settings, papers)
-    result = _result(setup, plan, curve, evaluation)
+    result = _result(setup, plan, curve, evaluation, report)
     missed = gate_failure(spec.training.evaluation.gate, evaluation)
     if missed is not None:
         return _kept_unpublished(setup, folder, missed, result)
@@ -141,15 +147,44 @@ def _engine(setup: Setup, report: Reporter) -> Engine:
     return engine
 
 
-def _fit(setup: Setup, engine: Engine, plan: Plan, report: Reporter) -> Curve:
+def _fit(setup: Setup, engine: Engine, plan: Plan, report: Reporter, stop: StopSignal | None) -> Curve:
     settings = replace(setup.settings, tokens_per_batch=plan.status.micro_batch_tokens)
     rows_per_batch = setup.spec.training.hyperparameters.eval_batch_size
 
     def validate() -> float:
         return engine.likelihood(setup.prepared.dev, rows_per_batch).loss
 
+    train, device = setup.prepared.train, setup.compute.device
+    checkpoints = _checkpoints(setup, plan, engine.packed, report)
     with engine.attending(), plan.working(engine):
-        return fit(engine.loss, setup.prepared.train, settings, engine.packed, setup.compute.device, validate, report)
+        return fit(engine.loss, train, settings, engine.packed, device, validate, report, checkpoints, stop)
+
+
+def _checkpoints(setup: Setup, plan: Plan, packed: bool, report: Reporter) -> Checkpoints:
+    """What is learned is decided by settings, method, weights and data; how it is computed, by the facts."""
+    index, spec = setup.prepared.index, setup.spec
+    decides = [
+        index.effective_hyperparameters.to_json(),
+        spec.training.method.to_json(),
+        setup.files.model.revision,
+        index.files,
+    ]
+    run = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    facts = _facts(setup, packed) | {"microBatchTokens": plan.status.micro_batch_tokens}
+    origin = Origin(setup.writer[:WRITER_LENGTH], spec.attempt, run, facts)
+    keep = index.effective_hyperparameters.save_total_limit or 1
+    return Checkpoints(setup.store, setup.scratch, origin, keep, report.checkpoint, report.log)
+
+
+def _facts(setup: Setup, packed: bool) -> dict[str, Any]:
+    """How it is computed: what may change the last bits of a result, and nothing else."""
+    compute = setup.compute
+    return {
+        "device": str(compute.device),
+        "dtype": str(compute.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "packed": packed,
+    }
 
 
 def _merged_engine(setup: Setup, adapter: Path, report: Reporter) -> Engine:
@@ -201,15 +236,9 @@ def _papers(
     evaluation: EvaluationStatus,
     samples: list[dict[str, Any]],
 ) -> Papers:
-    index, compute = setup.prepared.index, setup.compute
-    facts = {
-        "device": str(compute.device),
-        "dtype": str(compute.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "packed": packed,
-    }
+    index = setup.prepared.index
     return Papers(
-        lock=lock_file(setup.spec, setup.files, index, setup.form, facts),
+        lock=lock_file(setup.spec, setup.files, index, setup.form, _facts(setup, packed)),
         card=model_card(setup.spec, setup.files, index, setup.form, evaluation),
         evaluation=evaluation,
         samples=samples,
@@ -218,7 +247,7 @@ def _papers(
     )
 
 
-def _result(setup: Setup, plan: Plan, curve: Curve, evaluation: EvaluationStatus) -> RunResult:
+def _result(setup: Setup, plan: Plan, curve: Curve, evaluation: EvaluationStatus, report: Reporter) -> RunResult:
     index = setup.prepared.index
     return RunResult(
         stage=Stage.TRAIN,
@@ -228,6 +257,7 @@ def _result(setup: Setup, plan: Plan, curve: Curve, evaluation: EvaluationStatus
         progress=curve.progress,
         metrics=curve.metrics,
         evaluation=evaluation,
+        **report.reached,
     )
 
 

@@ -1,0 +1,119 @@
+"""What training has to show: the loss since the last row, the curve so far, and how fast it goes."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from finetune_api.status import HistoryRow, Metrics, Progress
+from torch import Tensor
+
+
+@dataclass
+class Interval:
+    """What was trained since the last row of the curve; sums stay on the device."""
+
+    loss: Tensor | None = None
+    supervised: int = 0
+    norm: Tensor | None = None
+    """Gradient norm of the newest step, before clipping."""
+    rate: float = 0.0
+    """Learning rate of the newest step."""
+
+    def add(self, loss: Tensor, supervised: int) -> None:
+        """One micro-batch: its summed loss over so many tokens."""
+        self.loss = loss if self.loss is None else self.loss + loss
+        self.supervised += supervised
+
+    def stepped(self, norm: Tensor, rate: float) -> None:
+        """One optimizer step is done."""
+        self.norm, self.rate = norm, rate
+
+    def mean(self) -> float:
+        """Loss per token. Here the host waits for the device."""
+        return float(self.loss) / self.supervised if self.loss is not None else math.nan
+
+    @property
+    def gradient_norm(self) -> float:
+        """Of the newest step. Here the host waits for the device."""
+        return float(self.norm) if self.norm is not None else math.nan
+
+    def state(self) -> dict[str, Any]:
+        """As JSON; a float holds every fp32 value exactly."""
+        numbers = {name: None if of is None else float(of) for name, of in (("loss", self.loss), ("norm", self.norm))}
+        return numbers | {"supervised": self.supervised, "rate": self.rate}
+
+    @classmethod
+    def of(cls, state: dict[str, Any], device: torch.device) -> "Interval":
+        """What `state` gave."""
+        loss, norm = (
+            None if state[name] is None else torch.tensor(state[name], dtype=torch.float32, device=device)
+            for name in ("loss", "norm")
+        )
+        return cls(loss, state["supervised"], norm, state["rate"])
+
+
+@dataclass
+class Curve:
+    """The whole training log, and the newest numbers."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
+    progress: Progress = field(default_factory=Progress)
+
+    def measured(self, **newest: float) -> None:
+        """Take over the newest numbers; the others stay."""
+        self.metrics = Metrics(**(self.metrics.model_dump() | newest))
+
+    @property
+    def history(self) -> list[HistoryRow]:
+        """The rows as the status shows them."""
+        return [HistoryRow.model_validate(row) for row in self.rows]
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"rows": list(self.rows), "metrics": self.metrics.to_json(), "progress": self.progress.to_json()}
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Curve":
+        """What `state` gave."""
+        metrics, progress = Metrics.model_validate(state["metrics"]), Progress.model_validate(state["progress"])
+        return cls(state["rows"], metrics, progress)
+
+
+@dataclass
+class Clock:
+    """Tokens per second of training in this attempt, evaluation left out."""
+
+    first: int
+    """Steps that were done when it started."""
+    tokens: int = 0
+    paused: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training so far."""
+        return max(time.monotonic() - self.started - self.paused, 1e-9)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Time that is no training."""
+        began = time.monotonic()
+        yield
+        self.paused += time.monotonic() - began
+
+    def progress(self, step: int, total: int, epoch: float) -> Progress:
+        """How far training is after `step`. Nothing is known of its speed before the first step of this attempt."""
+        done = step - self.first
+        return Progress(
+            percent=100 * step // total,
+            step=step,
+            total_steps=total,
+            epoch=epoch,
+            eta_seconds=round(self.seconds / done * (total - step)) if done else None,
+            tokens_per_second=round(self.tokens / self.seconds, 1) if done else None,
+        )

@@ -1,0 +1,48 @@
+"""SIGTERM: an exception at once, or noted until a step is whole. Loads without torch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from finetune_trainer.errors import Termination
+
+
+class StopSignal:
+    """The handler of SIGTERM. It raises Termination in the main thread, so that every `with` and `finally` runs.
+
+    A signal may come between any two instructions. Where that would leave a step half done, `held` keeps it back.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._is_held = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        if not self._is_held:
+            raise Termination
+
+    def check(self) -> None:
+        """Raise Termination if the signal came while it was held."""
+        if self._came:
+            raise Termination
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the signal is only noted; it is raised by `check`, by `released`, and at the end."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self.check()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Inside, which is within `held`, the signal is raised at once."""
+        self._is_held = False
+        try:
+            self.check()
+            yield
+        finally:
+            self._is_held = True
