@@ -15,6 +15,8 @@ class Next(StrEnum):
     """Again after a growing wait, up to `spec.retryLimit`."""
     RESTART = "restart"
     """Again at once, not counted."""
+    HOLD = "hold"
+    """Suspended and Stalled: it goes on once a limit is raised."""
     SMALLER = "smaller"
     """Training again at once on the next rung of the memory ladder, not counted, until the policy's last rung."""
 
@@ -67,4 +69,10 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
         "Train longer or on more data, or lower evaluation.gate, then create the Finetune again.",
     ),
     FailureClass.PREEMPTED: FailurePolicy(Exit.TERMINATED, Next.RESTART, "Nothing: the run starts again by itself."),
+    FailureClass.NOT_STARTED: FailurePolicy(
+        None, Next.HOLD, "Cure what the message says, then raise spec.pendingDeadlineSeconds."
+    ),
+    FailureClass.DEADLINE_EXCEEDED: FailurePolicy(
+        None, Next.HOLD, "Raise spec.activeDeadlineSeconds: the run goes on from its last checkpoint."
+    ),
 }

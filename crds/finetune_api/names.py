@@ -18,6 +18,9 @@ MAX_NAME_LENGTH = 40
 FIELD_MANAGER = "finetune-operator"
 """The one field manager of server-side apply: whoever applies with it owns the whole status."""
 
+MANAGER = f"{GROUP}/{FIELD_MANAGER}"
+"""`spec.managedBy` of a Finetune that this operator reconciles, beside the empty one."""
+
 LABEL_NAME = f"{GROUP}/name"
 LABEL_UID = f"{GROUP}/uid"
 LABEL_STAGE = f"{GROUP}/stage"
@@ -89,6 +92,8 @@ class StageState(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+    STOPPED = "Stopped"
+    """Its Job is deleted, for a suspension, a cancellation or a limit; what goes on is the next attempt."""
 
 
 class Activity(StrEnum):
@@ -111,6 +116,7 @@ class Phase(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     SUSPENDED = "Suspended"
+    CANCELLED = "Cancelled"
 
 
 class ConditionType(StrEnum):
@@ -141,6 +147,8 @@ class FailureClass(StrEnum):
     DIVERGED = "Diverged"
     GATE_FAILED = "GateFailed"
     PREEMPTED = "Preempted"
+    NOT_STARTED = "NotStarted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
 
 
 class Exit(IntEnum):

@@ -13,6 +13,7 @@ WHAT_FOLLOWS = {
     Next.RETRY: "tried again after a growing wait, up to `spec.retryLimit`",
     Next.RESTART: "started again at once, not counted",
     Next.SMALLER: "training again at once with less memory, not counted, up to `status.memoryRung` {}",
+    Next.HOLD: "Suspended and Stalled; goes on when the limit is raised",
 }
 
 

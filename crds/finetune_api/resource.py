@@ -617,7 +617,16 @@ class TrainingSpec(Model):
 
 NEEDS_DEV_ROWS = "self.split.devPercentage > 0.0 || self.datasets.exists(d, d.role == 'dev')"
 
-MUTABLE_FIELDS = frozenset({"retryLimit"})
+MUTABLE_FIELDS = frozenset(
+    {
+        "activeDeadlineSeconds",
+        "cancel",
+        "pendingDeadlineSeconds",
+        "retryLimit",
+        "suspend",
+        "ttlSecondsAfterFinished",
+    }
+)
 """Fields of `spec` that may change after creation; the CRD generator forbids it for every other."""
 
 CREATION_RULES = (
@@ -648,7 +657,7 @@ CREATION_RULES = (
 
 
 class FinetuneSpec(TrainingSpec):
-    """What a user asks for. All but `retryLimit` is fixed once created."""
+    """What a user asks for. What trains is fixed once created; what steers the run may change."""
 
     storage: Storage = Storage()
     """How S3 is reached."""
@@ -656,6 +665,22 @@ class FinetuneSpec(TrainingSpec):
     """The train pod."""
     retry_limit: int = Field(default=3, ge=0, le=100)
     """How often a run is tried again after infrastructure failures; preemption does not count."""
+    suspend: bool = False
+    """Stop training, and go on when it is false again. Created suspended, the run is prepared and not trained."""
+    cancel: bool = Field(
+        default=False, json_schema_extra=rules(cel("self || !oldSelf", "cancel is final: it cannot be taken back"))
+    )
+    """Stop for good and publish nothing; what lies in S3 stays. Changes nothing of a run that is over."""
+    managed_by: str = Field(
+        default="", max_length=253, json_schema_extra={"pattern": r"^([a-z0-9.-]+/[A-Za-z0-9._-]+)?$"}
+    )
+    """Another controller that reconciles this Finetune; this operator then never touches it. Empty = this one."""
+    pending_deadline_seconds: int = Field(default=3600, ge=1, le=31_536_000)
+    """How long an attempt may wait for its pod to start (no node, image, volume or quota) before the run is held."""
+    active_deadline_seconds: int = Field(default=86400, ge=1, le=315_360_000)
+    """How long train pods may run, all attempts together, before the run is held. Waiting does not count."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315_360_000)
+    """Delete the Finetune so long after it ended. No default: never. Not for GitOps, which would make it again."""
 
 
 class Metadata(Model):

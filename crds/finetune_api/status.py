@@ -62,6 +62,10 @@ class StageStatus(Model):
     """When the first pod of the newest attempt started."""
     finished_at: datetime | None = None
     """When its newest attempt ended."""
+    waiting_since: datetime | None = None
+    """Since when its newest attempt has been asked for; it counts until the pod starts."""
+    waited_seconds: int | None = Field(default=None, ge=0)
+    """How long its newest attempt had waited to start when it was given up; `spec.pendingDeadlineSeconds` bounds it."""
     disruption: Annotated[str, Field(max_length=128)] | None = None
     """Why the cluster took the pod of this attempt away, noted when first seen: a pod that is gone tells nothing."""
     message: Text | None = None
@@ -372,6 +376,8 @@ class FinetuneStatus(Model):
     """Attempts that followed a preemption; they count against nothing."""
     memory_rung: int = Field(default=0, ge=0)
     """Rung of the memory ladder: each attempt that had no memory left is followed by one with smaller micro-batches."""
+    active_seconds: int = Field(default=0, ge=0)
+    """How long the train pods of all ended attempts have run; `spec.activeDeadlineSeconds` bounds it."""
     retry_at: datetime | None = None
     """When the next attempt starts, while the run waits for it."""
     failure: Failure | None = None

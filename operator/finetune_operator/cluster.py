@@ -89,10 +89,9 @@ class Cluster:
         """The Jobs of a Finetune with their pods, and pods whose Job is gone; all read now."""
         meta = finetune.metadata
         selector = [("labelSelector", f"{names.LABEL_UID}={meta.uid}")]
-        jobs, pods = await asyncio.gather(
-            self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector),
-            self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector),
-        )
+        # One after the other: a Job that is complete must not meet its pod as it was before, without its result.
+        jobs = await self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector)
+        pods = await self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector)
         found, orphans = observed_children(jobs, pods, meta.uid)
         return tuple([await self._with_trouble(job, meta.namespace) for job in found]), orphans
 
@@ -122,6 +121,24 @@ class Cluster:
                 raise Refused(
                     f"{manifest['kind']} {manifest['metadata']['name']} exists and belongs to somebody else: delete it"
                 ) from None
+
+    async def delete_job(self, namespace: str, job: Job) -> None:
+        """Delete this very Job. Its pods get their grace period, and it stays visible until they are gone."""
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job.name}"
+        await self._delete(path, job.uid, propagation="Foreground")
+
+    async def delete_finetune(self, finetune: Finetune) -> None:
+        """Delete this very Finetune; its children follow by their owner references."""
+        meta = finetune.metadata
+        await self._delete(f"{_finetunes(meta.namespace)}/{meta.name}", meta.uid, propagation="Background")
+
+    async def _delete(self, path: str, uid: str, propagation: str) -> None:
+        """Delete the object with that uid. One that is gone, or is another by now, is left alone."""
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        try:
+            await self._request("DELETE", path, body=options | {"preconditions": {"uid": uid}})
+        except Conflict as conflict:
+            log.info("nothing is deleted: %s", conflict)
 
     async def write_status(self, finetune: Finetune, status: FinetuneStatus) -> str:
         """Server-side apply of the whole status, fenced by the resourceVersion that it was decided from.
@@ -238,7 +255,7 @@ def _checked(method: str, path: str, status: int, data: bytes) -> dict[str, Any]
     if status == 404 and method == "GET":
         return {}
     text = f"{method} {path}: {status} {answer.get('message', '')}"
-    if status == 409 or (status == 404 and method == "PATCH"):
+    if status == 409 or (status == 404 and method in ("PATCH", "DELETE")):
         raise Conflict(text)
     if status in (401, 408, 429) or status >= 500:
         raise ClusterUnreachable(text)

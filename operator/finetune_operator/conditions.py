@@ -6,6 +6,12 @@ from datetime import datetime
 from finetune_api.names import ConditionType, Phase, Stage, StageState
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
+PAUSED = "Suspended"
+"""Reason of a run that its user has suspended, and that goes on when they say so."""
+
+CANCELLED = "Cancelled"
+"""Reason of a run that its user has ended for good."""
+
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
 
@@ -50,8 +56,11 @@ def phase_of(status: FinetuneStatus) -> Phase:
     """One word for a table column."""
     if is_true(status, ConditionType.SUCCEEDED):
         return Phase.SUCCEEDED
-    if is_true(status, ConditionType.STALLED):
-        return Phase.SUSPENDED if is_true(status, ConditionType.SUSPENDED) else Phase.FAILED
+    if is_true(status, ConditionType.SUSPENDED):
+        return Phase.SUSPENDED
+    stalled = condition_of(status, ConditionType.STALLED)
+    if stalled and stalled.status is TRUE:
+        return Phase.CANCELLED if stalled.reason == CANCELLED else Phase.FAILED
     if is_true(status, ConditionType.TRAINED):
         return Phase.PUBLISHING
     running = {stage.name for stage in status.stages if stage.state is StageState.RUNNING}

@@ -6,60 +6,32 @@ another Job, whatever happened to its children.
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import Enum
 
 from finetune_api.failures import POLICIES, Next
-from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, FailureClass, Stage, StageState
+from finetune_api.names import MANAGER, ConditionType, FailureClass, Stage, StageState
 from finetune_api.resource import Finetune
 from finetune_api.run import RunResult
 from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneStatus, Resolved
 
-from finetune_operator import stages
+from finetune_operator import limits, stages
 from finetune_operator.attempts import a_failure, failure_of, findings_of, lost_result, result_of, vanished
-from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
+from finetune_operator.conditions import CANCELLED, FALSE, PAUSED, TRUE, condition_of, is_true, set_condition
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import merge_report
 from finetune_operator.settings import Settings
+from finetune_operator.verdict import Attempt, Step, Verdict, concluded
 
 BASE_MODEL_GRACE = timedelta(seconds=60)
 """How long `finetuneRef` may name nothing: a GitOps tool applies the two in any order."""
+
+LEAVING_CHECK = timedelta(seconds=5)
+"""How often pods are looked at that were told to leave."""
 
 START_CHECK = timedelta(seconds=10)
 """How often a Job whose pod has not started is looked at."""
 
 RESTARTS_THAT_COUNT = 5
 """Every fifth preemption counts as an infrastructure failure, so that a run cannot be preempted for ever."""
-
-
-class Verdict(Enum):
-    """How the run stands after a pass."""
-
-    WORKING = "working"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    """The run itself is wrong: for good."""
-    HELD = "held"
-    """A person can cure it without changing the run; it goes on when they do."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A Job to create."""
-
-    stage: Stage
-    number: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the story: the status so far, and what it comes to."""
-
-    status: FinetuneStatus
-    verdict: Verdict
-    reason: str
-    message: str
-    start: Attempt | None = None
-    check_again: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +41,10 @@ class Decision:
     status: FinetuneStatus
     start: Attempt | None = None
     """A Job to create once the status is written."""
+    stop: tuple[Job, ...] = ()
+    """Jobs to delete once the status is written."""
+    remove: bool = False
+    """The Finetune itself is to be deleted: its time after the end is up."""
     check_again: timedelta | None = None
     """When to look again although nothing happened."""
 
@@ -85,22 +61,32 @@ class Run:
 
 
 def decide(finetune: Finetune, observed: Observed, settings: Settings, now: datetime) -> Decision:
-    """The next status, and the Job to create, if any."""
-    if is_over(finetune.status) or finetune.metadata.deletion_timestamp:
-        seen = finetune.status.model_copy(update={"observed_generation": finetune.metadata.generation})
-        return Decision(seen if is_over(finetune.status) else finetune.status)
+    """The next status, and what to create and delete, if anything."""
+    if finetune.metadata.deletion_timestamp or not is_ours(finetune):
+        return Decision(finetune.status)
+    if is_over(finetune.status):
+        return _after_the_end(finetune, now)
     step = _story(Run(finetune, observed, settings, now, finetune.status))
-    return Decision(_concluded(step, finetune.metadata.generation, now), step.start, step.check_again)
+    status = concluded(step, finetune.metadata.generation, now)
+    return Decision(status, step.start, step.stop, check_again=step.check_again)
 
 
 def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: bool, now: datetime) -> FinetuneStatus:
     """The status after the API server refused an attempt's objects: waiting with its words, or failed for good."""
-    status = stages.put(finetune.status, attempt.stage, StageState.PENDING, attempt=attempt.number, message=message)
+    entry = stages.find(finetune.status, attempt.stage)
+    status = stages.put(
+        finetune.status,
+        attempt.stage,
+        StageState.PENDING,
+        attempt=attempt.number,
+        message=message,
+        waiting_since=entry.waiting_since if entry else now,
+    )
     step = Step(status, Verdict.WORKING, *stages.starting(status, attempt.stage, attempt.number))
     if for_good:
         failure = a_failure(FailureClass.INVALID_CONFIG, "JobInvalid", message)
         step = Step(status.model_copy(update={"failure": failure}), Verdict.FAILED, failure.reason, message)
-    return _concluded(step, finetune.metadata.generation, now)
+    return concluded(step, finetune.metadata.generation, now)
 
 
 def is_over(status: FinetuneStatus) -> bool:
@@ -109,8 +95,25 @@ def is_over(status: FinetuneStatus) -> bool:
     return is_true(status, ConditionType.SUCCEEDED) or (is_true(status, ConditionType.STALLED) and not held)
 
 
+def is_ours(finetune: Finetune) -> bool:
+    """False where `spec.managedBy` names another controller."""
+    return finetune.spec.managed_by in ("", MANAGER)
+
+
+def _after_the_end(finetune: Finetune, now: datetime) -> Decision:
+    """Nothing but the wait until the Finetune is removed, where its user has set one."""
+    seen = finetune.status.model_copy(update={"observed_generation": finetune.metadata.generation})
+    ttl, ended = finetune.spec.ttl_seconds_after_finished, condition_of(seen, ConditionType.SUCCEEDED)
+    if ttl is None or ended is None:
+        return Decision(seen)
+    left = ended.last_transition_time + timedelta(seconds=ttl) - now
+    return Decision(seen, remove=True) if left <= timedelta(0) else Decision(seen, check_again=left)
+
+
 def _story(run: Run) -> Step:
     """Base model, then prepare, then train; each step is gone through again in every pass."""
+    if run.finetune.spec.cancel:
+        return _cancelled(run)
     if (step := _base_model(run)) is not None:
         return step
     run = replace(run, status=_with_model_uri(run))
@@ -119,7 +122,7 @@ def _story(run: Run) -> Step:
         if not is_true(step.status, ConditionType.DATA_VALIDATED):
             return step
         run = replace(run, status=step.status)
-    return _stage(run, Stage.TRAIN)
+    return _suspended(run) if run.finetune.spec.suspend else _stage(run, Stage.TRAIN)
 
 
 def _base_model(run: Run) -> Step | None:
@@ -159,9 +162,11 @@ def _with_model_uri(run: Run) -> FinetuneStatus:
 
 
 def _stage(run: Run, stage: Stage) -> Step:
-    """Where one stage is: to be started, waiting for its retry, running, done or failed."""
+    """Where one stage is: to be started, waiting for its retry, running, stopped, done or failed."""
     current = stages.find(run.status, stage)
     attempt = Attempt(stage, current.attempt if current else 1)
+    if current and current.state is StageState.STOPPED:
+        return _stopped(run, attempt)
     if run.status.retry_at and run.now < run.status.retry_at:
         return _waiting(run, "WaitingToRetry", _retry_message(run), run.status.retry_at - run.now)
     job = run.observed.job(stage, attempt.number)
@@ -176,7 +181,8 @@ def _stage(run: Run, stage: Stage) -> Step:
         if findings := findings_of(job, run.observed.report):
             run = _measured(run, findings)
         return _after_failure(run, attempt, failure)
-    return _running(run, job)
+    step = _running(run, job)
+    return _exceeded(replace(run, status=step.status), stage) or step
 
 
 def _without_job(run: Run, attempt: Attempt) -> Step:
@@ -193,17 +199,19 @@ def _start(run: Run, attempt: Attempt) -> Step:
     """Create the attempt's Job, unless a pod of an earlier one is still there: never two gangs at once."""
     leftover = _active_pod(run)
     if leftover:
-        return _waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", timedelta(seconds=5))
+        return _waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", LEAVING_CHECK)
+    if (exceeded := _exceeded(run, attempt.stage)) is not None:
+        return exceeded
     status = run.status
     if status.retry_at or not stages.is_pending(status, attempt.stage, attempt.number):
-        status = _fresh(status, attempt, run.settings.trainer_image)
+        status = _fresh(status, attempt, run.settings.trainer_image, run.now)
     reason, message = stages.starting(status, attempt.stage, attempt.number)
     return Step(status, Verdict.WORKING, reason, message, start=attempt)
 
 
-def _fresh(status: FinetuneStatus, attempt: Attempt, image: str) -> FinetuneStatus:
+def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) -> FinetuneStatus:
     """The status at the start of an attempt; training begins at step 0, so what an earlier one had reached goes."""
-    status = stages.put(status, attempt.stage, StageState.PENDING, attempt=attempt.number)
+    status = stages.put(status, attempt.stage, StageState.PENDING, attempt=attempt.number, waiting_since=now)
     resolved = (status.resolved or Resolved()).model_copy(update={"trainer_image": image})
     status = status.model_copy(update={"retry_at": None, "resolved": resolved})
     if attempt.stage is not Stage.TRAIN:
@@ -219,6 +227,76 @@ def _active_pod(run: Run) -> str | None:
     return next((pod.name for pod in pods if pod.is_active), None)
 
 
+def _stopped(run: Run, attempt: Attempt) -> Step:
+    """A stopped attempt, until its Job and pods are gone; then the next one, unless a limit still holds the run."""
+    job = run.observed.job(attempt.stage, attempt.number)
+    if job and job.state is JobState.COMPLETE and result_of(job, run.observed.report):
+        return _completed(run, job)  # It was quicker.
+    leaving, held = _leaving(run, "Stopping", (job,) if job else ()), _still_held(run, attempt.stage)
+    if held is not None:
+        return replace(held, stop=leaving.stop, check_again=leaving.check_again) if leaving else held
+    return leaving or _start(run, Attempt(attempt.stage, attempt.number + 1))
+
+
+def _leaving(run: Run, reason: str, jobs: tuple[Job, ...]) -> Step | None:
+    """Waiting until these Jobs and all pods are gone; None once they are."""
+    leftover = jobs[0].name if jobs else _active_pod(run)
+    if leftover is None:
+        return None
+    step = _waiting(run, reason, f"waiting for {leftover} to be gone", LEAVING_CHECK)
+    return replace(step, stop=tuple(job for job in jobs if not job.is_leaving))
+
+
+def _suspended(run: Run) -> Step:
+    """Its user wants it to pause: a running attempt is stopped, one that has ended is judged as ever."""
+    current = stages.find(run.status, Stage.TRAIN)
+    job = run.observed.job(Stage.TRAIN, current.attempt) if current else None
+    if job and job.state is not JobState.RUNNING:
+        step = _stage(run, Stage.TRAIN)
+        if step.verdict is not Verdict.WORKING:
+            return step
+    if current and (job or current.state is StageState.RUNNING):
+        run = replace(run, status=stages.stop(run.status, Stage.TRAIN, "suspended", run.now))
+    if (leaving := _leaving(run, "Suspending", (job,) if job else ())) is not None:
+        return leaving
+    message = "spec.suspend is true; training goes on when it is false"
+    return Step(run.status.model_copy(update={"retry_at": None}), Verdict.PAUSED, PAUSED, message)
+
+
+def _cancelled(run: Run) -> Step:
+    """Its user wants it to end. An artifact that is published already stays what the run came to."""
+    for job in run.observed.jobs:
+        result = result_of(job, run.observed.report) if job.state is JobState.COMPLETE else None
+        if result and result.artifact:
+            return _completed(run, job)
+    for stage in Stage:
+        if (entry := stages.find(run.status, stage)) and entry.state in (StageState.PENDING, StageState.RUNNING):
+            run = replace(run, status=stages.stop(run.status, stage, "cancelled", run.now))
+    running = tuple(job for job in run.observed.jobs if job.state is JobState.RUNNING)
+    message = "spec.cancel is true; nothing is published, and what lies in S3 stays"
+    status = run.status.model_copy(update={"retry_at": None})
+    return _leaving(run, "Cancelling", running) or Step(status, Verdict.CANCELLED, CANCELLED, message)
+
+
+def _exceeded(run: Run, stage: Stage) -> Step | None:
+    """The attempt given up since a limit is reached; None while there is time left."""
+    breach = limits.breach(run.finetune.spec, run.status, stage, run.now)
+    if breach is None:
+        return None
+    entry = stages.find(run.status, stage)
+    status = stages.stop(run.status, stage, breach.failure.message, run.now, breach.waited_seconds)
+    run = replace(run, status=status.model_copy(update={"failure": breach.failure}))
+    return _stopped(run, Attempt(stage, entry.attempt)) if entry else _held(run, breach.failure)
+
+
+def _still_held(run: Run, stage: Stage) -> Step | None:
+    """The limit that stopped the run, as long as nobody has raised it."""
+    failure = run.status.failure
+    if failure is None or not limits.still_breached(run.finetune.spec, run.status, stage):
+        return None
+    return _held(run, failure)
+
+
 def _running(run: Run, job: Job) -> Step:
     generation = run.finetune.metadata.generation
     seen = stages.observe(run.status, job, generation, run.now)
@@ -226,6 +304,9 @@ def _running(run: Run, job: Job) -> Step:
     status, check_again = merge_report(seen, run.observed.report, job, interval=interval, generation=generation)
     if not job.has_started:
         check_again = START_CHECK  # Events that say why come to the Job and the pod, and are not watched.
+    elif job.stage is Stage.TRAIN:
+        left = limits.active_time_left(run.finetune.spec, status, run.now)
+        check_again = min(check_again or left, left)
     message = stages.sentence(status, job)
     return Step(status, Verdict.WORKING, stages.WORD[job.stage], message, check_again=check_again)
 
@@ -291,7 +372,7 @@ def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:
         again = run.status.model_copy(update={"restarts": run.status.restarts + 1})
         return _start(replace(run, status=again), Attempt(attempt.stage, attempt.number + 1))
     if run.status.retries >= run.finetune.spec.retry_limit:
-        return _held(run, failure)
+        return _out_of_retries(run, failure)
     return _retry(run, attempt, failure, restarted=following is Next.RESTART)
 
 
@@ -329,10 +410,16 @@ def _waiting(run: Run, reason: str, message: str, check_again: timedelta) -> Ste
     return Step(run.status, Verdict.WORKING, reason, message, check_again=max(check_again, timedelta(seconds=1)))
 
 
-def _held(run: Run, failure: Failure) -> Step:
+def _out_of_retries(run: Run, failure: Failure) -> Step:
     limit = run.finetune.spec.retry_limit
     message = f"spec.retryLimit {limit} is reached; raise it to go on; {failure.reason}: {failure.message}"
-    return Step(run.status.model_copy(update={"failure": failure}), Verdict.HELD, "RetriesExhausted", message)
+    return replace(_held(run, failure), reason="RetriesExhausted", message=message)
+
+
+def _held(run: Run, failure: Failure) -> Step:
+    """Stopped until a person raises the limit that the failure names."""
+    status = run.status.model_copy(update={"failure": failure})
+    return Step(status, Verdict.HELD, failure.reason, failure.message)
 
 
 def _failed(run: Run, failure: Failure) -> Step:
@@ -346,30 +433,3 @@ def _failed(run: Run, failure: Failure) -> Step:
 def _set(run: Run, kind: ConditionType, value: ConditionStatus, reason: str, message: str) -> list[Condition]:
     generation = run.finetune.metadata.generation
     return set_condition(run.status.conditions, kind, value, reason, message, generation=generation, now=run.now)
-
-
-VERDICT_CONDITIONS = {
-    Verdict.WORKING: (FALSE, TRUE, FALSE, UNKNOWN, FALSE),
-    Verdict.SUCCEEDED: (TRUE, FALSE, FALSE, TRUE, FALSE),
-    Verdict.FAILED: (FALSE, FALSE, TRUE, FALSE, FALSE),
-    Verdict.HELD: (FALSE, FALSE, TRUE, UNKNOWN, TRUE),
-}
-"""Ready, Reconciling, Stalled, Succeeded and Suspended for each verdict, as kstatus and Argo CD read them."""
-
-VERDICT_TYPES = (
-    ConditionType.READY,
-    ConditionType.RECONCILING,
-    ConditionType.STALLED,
-    ConditionType.SUCCEEDED,
-    ConditionType.SUSPENDED,
-)
-
-
-def _concluded(step: Step, generation: int, now: datetime) -> FinetuneStatus:
-    conditions = step.status.conditions
-    for kind, value in zip(VERDICT_TYPES, VERDICT_CONDITIONS[step.verdict], strict=True):
-        conditions = set_condition(
-            conditions, kind, value, step.reason, step.message[:STATUS_MESSAGE_LENGTH], generation=generation, now=now
-        )
-    status = step.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
-    return status.model_copy(update={"phase": phase_of(status)})

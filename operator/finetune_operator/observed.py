@@ -67,6 +67,9 @@ class Job:
     pods: tuple[Pod, ...]
     trouble: str | None = None
     """Newest warning Event about the Job or its pod, while no pod of it has started."""
+    uid: str = ""
+    is_leaving: bool = False
+    """True once it is being deleted: it goes when its pods have gone."""
 
     @property
     def has_started(self) -> bool:
@@ -122,6 +125,8 @@ def _job(body: Body, pods: list[Body]) -> Job:
         created_at=parse_time(metadata.get("creationTimestamp")),
         finished_at=parse_time((failed if is_failed else complete).get("lastTransitionTime")),
         pods=tuple(_pod(pod) for pod in pods if _controller_uid(pod) == metadata["uid"]),
+        uid=metadata["uid"],
+        is_leaving="deletionTimestamp" in metadata,
     )
 
 

@@ -10,8 +10,8 @@ from finetune_api.resource import Finetune
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
-from finetune_operator.conditions import condition_of
-from finetune_operator.decide import decide, is_over, refused
+from finetune_operator.conditions import PAUSED, condition_of
+from finetune_operator.decide import decide, is_ours, is_over, refused
 from finetune_operator.manifests import attempt_manifests
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
@@ -46,6 +46,11 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
     now = datetime.now(UTC).replace(microsecond=0)
     decision = decide(finetune, observed, settings, now)
     decided = await write(finetune, decision.status, cluster, now)
+    for job in decision.stop:
+        await cluster.delete_job(key.namespace, job)
+    if decision.remove:
+        await cluster.delete_finetune(decided)
+        return None
     if decision.start is not None:
         try:
             for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings):
@@ -70,8 +75,8 @@ async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, no
 
 
 async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> Observed:
-    """Everything a decision needs; nothing of a Finetune that is over, since nothing can change it any more."""
-    if is_over(finetune.status):
+    """Everything a decision needs; nothing of a Finetune that is over or somebody else's: no child can change it."""
+    if is_over(finetune.status) or not is_ours(finetune):
         return Observed()
     ref = finetune.spec.model.finetune_ref
     is_resolved = finetune.status.resolved is not None and finetune.status.resolved.model_uri is not None
@@ -90,8 +95,13 @@ TOLD = (
     ConditionType.ARTIFACT_PUBLISHED,
     ConditionType.SUCCEEDED,
     ConditionType.STALLED,
+    ConditionType.SUSPENDED,
 )
 """Conditions whose turns are Events."""
+
+
+SILENT_WHEN_FALSE = (ConditionType.STALLED, ConditionType.SUSPENDED, ConditionType.SUCCEEDED)
+"""That nothing is stalled or suspended is no news; and that a run has not succeeded, Stalled says in the same words."""
 
 
 def turns(before: FinetuneStatus, after: FinetuneStatus) -> Iterator[Turn]:
@@ -111,10 +121,8 @@ def turns(before: FinetuneStatus, after: FinetuneStatus) -> Iterator[Turn]:
 
 def _has_turned(old: Condition | None, new: Condition) -> bool:
     """True when the condition has a new, definite status; that nothing is stalled is no news."""
-    if new.status is ConditionStatus.UNKNOWN or (
-        new.type is ConditionType.STALLED and new.status is ConditionStatus.FALSE
-    ):
+    if new.status is ConditionStatus.UNKNOWN or (new.type in SILENT_WHEN_FALSE and new.status is ConditionStatus.FALSE):
         return False
-    if new.type is ConditionType.SUCCEEDED and new.status is ConditionStatus.FALSE:
+    if new.type is ConditionType.SUSPENDED and new.reason != PAUSED:
         return False  # Stalled says it already, with the same words.
     return old is None or old.status is not new.status

@@ -20,10 +20,16 @@ def find(status: FinetuneStatus, stage: Stage) -> StageStatus | None:
 
 
 def put(
-    status: FinetuneStatus, stage: Stage, state: StageState, *, attempt: int, message: str | None = None
+    status: FinetuneStatus,
+    stage: Stage,
+    state: StageState,
+    *,
+    attempt: int,
+    message: str | None = None,
+    waiting_since: datetime | None = None,
 ) -> FinetuneStatus:
     """The status with a fresh entry for the stage, at the start of an attempt."""
-    entry = StageStatus(name=stage, state=state, attempt=attempt, message=_cut(message))
+    entry = StageStatus(name=stage, state=state, attempt=attempt, message=_cut(message), waiting_since=waiting_since)
     return replace(status, entry)
 
 
@@ -50,6 +56,7 @@ def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) ->
         state=StageState.RUNNING if started else StageState.PENDING,
         attempt=job.attempt,
         started_at=started,
+        waiting_since=previous.waiting_since if previous and previous.attempt == job.attempt else job.created_at,
         disruption=next((seen.disruption for seen in job.pods if seen.disruption), noted_disruption(status, job)),
         message=_cut(previous.message if previous and started and was_running else _waiting_for(pod, job)),
     )
@@ -64,7 +71,9 @@ def noted_disruption(status: FinetuneStatus, job: Job) -> str | None:
 
 def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | None) -> FinetuneStatus:
     """The status with the attempt ended."""
-    pod = _newest(job)
+    pod, previous = _newest(job), find(status, job.stage)
+    if pod and job.finished_at and not (previous and _has_ended(previous, job.attempt)):
+        status = _with_active(status, job.stage, pod.started_at, job.finished_at)
     entry = StageStatus(
         name=job.stage,
         state=state,
@@ -74,6 +83,49 @@ def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | N
         message=_cut(message),
     )
     return replace(status, entry)
+
+
+def stop(
+    status: FinetuneStatus, stage: Stage, message: str, now: datetime, waited_seconds: int | None = None
+) -> FinetuneStatus:
+    """The status with the newest attempt of the stage stopped: its Job goes, and what goes on is the next attempt."""
+    entry = find(status, stage)
+    if entry is None or entry.state is StageState.STOPPED:
+        return status
+    changes = {
+        "state": StageState.STOPPED,
+        "finished_at": now,
+        "message": _cut(message),
+        "waited_seconds": waited_seconds,
+    }
+    if not _has_ended(entry, entry.attempt):
+        status = _with_active(status, stage, entry.started_at, now)
+    return replace(status, entry.model_copy(update=changes))
+
+
+def active_seconds(status: FinetuneStatus, now: datetime) -> int:
+    """How long train pods have run until now, all attempts together."""
+    entry = find(status, Stage.TRAIN)
+    if entry is None or entry.state is not StageState.RUNNING or entry.started_at is None:
+        return status.active_seconds
+    return status.active_seconds + _seconds_between(entry.started_at, now)
+
+
+def _has_ended(entry: StageStatus, attempt: int) -> bool:
+    over = (StageState.SUCCEEDED, StageState.FAILED, StageState.STOPPED)
+    return entry.attempt == attempt and entry.state in over
+
+
+def _with_active(status: FinetuneStatus, stage: Stage, since: datetime | None, until: datetime) -> FinetuneStatus:
+    """The status with the time of one train pod added; prepare's costs no GPU and counts in no deadline."""
+    if stage is not Stage.TRAIN or since is None:
+        return status
+    return status.model_copy(update={"active_seconds": status.active_seconds + _seconds_between(since, until)})
+
+
+def _seconds_between(since: datetime, until: datetime) -> int:
+    """Never negative: the clocks of two machines may differ."""
+    return max(0, int((until - since).total_seconds()))
 
 
 def sentence(status: FinetuneStatus, job: Job) -> str:

@@ -86,6 +86,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "an S3 endpoint": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "s3"}}},
     "quantities as numbers and as text": {"trainer": {"cpu": 2, "memory": "16Gi", "gpusPerNode": 0}},
     "no retries": {"retryLimit": 0},
+    "created suspended": {"suspend": True},
+    "removed at once": {"ttlSecondsAfterFinished": 0},
+    "another controller": {"managedBy": "example.com/another"},
 }
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -198,6 +201,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "only dev rows": ({"datasets": [DEV]}, ["datasets", "role train"]),
     "an unknown format": (dataset(format="xml"), ["spec.datasets[0].format", "jsonl"]),
     "retryLimit 101": ({"retryLimit": 101}, ["spec.retryLimit", "100"]),
+    "no time to start": ({"pendingDeadlineSeconds": 0}, ["spec.pendingDeadlineSeconds", "1"]),
+    "no time to train": ({"activeDeadlineSeconds": 0}, ["spec.activeDeadlineSeconds", "1"]),
+    "a time before the end": ({"ttlSecondsAfterFinished": -1}, ["spec.ttlSecondsAfterFinished", "0"]),
+    "a manager without a domain": ({"managedBy": "me"}, ["spec.managedBy"]),
     "two GPUs": ({"trainer": {"gpusPerNode": 2}}, ["spec.trainer.gpusPerNode", "1"]),
     "memory in words": ({"trainer": {"memory": "much"}}, ["spec.trainer.memory"]),
     "a misspelt field": ({"metod": {"type": "lora"}}, ["unknown field", "spec.metod"]),

@@ -35,6 +35,16 @@ CHANGES: dict[str, Any] = {
     "output": {"uri": "s3://elsewhere/models"},
     "storage": {"region": "eu-central-1"},
     "trainer": {"memory": "1Gi"},
+    "managedBy": "example.com/another",
+}
+
+STEERING: dict[str, Any] = {
+    "retryLimit": 7,
+    "suspend": True,
+    "cancel": True,
+    "pendingDeadlineSeconds": 60,
+    "activeDeadlineSeconds": 60,
+    "ttlSecondsAfterFinished": 60,
 }
 
 
@@ -71,10 +81,21 @@ def test_what_was_set_cannot_be_unset(server: ApiServer) -> None:
     server.delete(body)
 
 
-def test_the_retry_limit_may_change(server: ApiServer, stored: Body) -> None:
-    changed = server.change(stored, {"retryLimit": 7})
-    assert changed["spec"]["retryLimit"] == 7
+@pytest.mark.parametrize("field", STEERING)
+def test_what_steers_a_run_may_change(server: ApiServer, stored: Body, field: str) -> None:
+    changed = server.change(stored, {field: STEERING[field]})
+    assert changed["spec"][field] == STEERING[field]
     assert changed["metadata"]["generation"] == 2
+
+
+def test_every_steering_field_is_tried() -> None:
+    assert set(STEERING) == MUTABLE_FIELDS
+
+
+def test_a_cancellation_cannot_be_taken_back(server: ApiServer, stored: Body) -> None:
+    cancelled = server.change(stored, {"cancel": True})
+    with pytest.raises(Refusal, match=r"spec\.cancel: .*cancel is final"):
+        server.change(cancelled, {"cancel": False})
 
 
 def test_writing_the_status_changes_no_generation(server: ApiServer, stored: Body) -> None:

@@ -60,6 +60,8 @@ ALLOWED = [
     ("watch", "finetunes.finetune-operator.io"),
     ("patch", "finetunes.finetune-operator.io/status"),
     ("create", "jobs.batch"),
+    ("delete", "jobs.batch"),
+    ("delete", "finetunes.finetune-operator.io"),
     ("create", "configmaps"),
     ("watch", "pods"),
     ("create", "events"),
@@ -70,7 +72,8 @@ ALLOWED = [
 FORBIDDEN = [
     *((verb, "secrets") for verb in ("get", "list", "watch", "create", "update", "patch", "delete")),
     ("patch", "finetunes.finetune-operator.io"),
-    ("delete", "finetunes.finetune-operator.io"),
+    ("deletecollection", "finetunes.finetune-operator.io"),
+    ("delete", "pods"),
     ("create", "pods"),
     ("create", "pods/exec"),
     ("create", "deployments.apps"),

@@ -10,8 +10,9 @@ from finetune_api.names import ConditionType, FailureClass, Phase, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of, is_true
-from finetune_operator.decide import Attempt, Decision, decide, refused
+from finetune_operator.decide import Decision, decide, refused
 from finetune_operator.observed import Job, JobState, Observed, Report
+from finetune_operator.verdict import Attempt
 
 from tests.builders import (
     NOON,

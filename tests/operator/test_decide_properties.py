@@ -58,15 +58,25 @@ reports = st.one_of(
 worlds = st.builds(
     Observed, jobs=st.lists(jobs, max_size=4).map(tuple), orphans=st.lists(pods, max_size=1).map(tuple), report=reports
 )
-SPECS = st.sampled_from([{}, {"retryLimit": 0}, {"model": {"finetuneRef": {"name": "base"}}}])
+SPECS = st.sampled_from(
+    [
+        {},
+        {"retryLimit": 0},
+        {"model": {"finetuneRef": {"name": "base"}}},
+        {"suspend": True},
+        {"cancel": True},
+        {"activeDeadlineSeconds": 20},
+        {"pendingDeadlineSeconds": 20},
+    ]
+)
 
 
-@given(st.lists(st.tuples(worlds, st.integers(0, 100)), min_size=1, max_size=6), SPECS)
+@given(st.lists(st.tuples(worlds, st.integers(0, 100), SPECS), min_size=1, max_size=6))
 def test_decide_never_raises_and_a_second_call_changes_nothing(
-    history: list[tuple[Observed, int]], spec: dict[str, object]
+    history: list[tuple[Observed, int, dict[str, object]]],
 ) -> None:
     status, now = FinetuneStatus(), NOON
-    for observed, seconds in history:
+    for observed, seconds, spec in history:
         now += timedelta(seconds=seconds)
         before = status
         status = decide(a_finetune(status=before, **spec), observed, some_settings(), now).status
@@ -78,13 +88,31 @@ def test_decide_never_raises_and_a_second_call_changes_nothing(
         assert len(status.to_json()["conditions"]) >= 5
 
 
-@given(worlds)
-def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observed) -> None:
+@given(worlds, SPECS)
+def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observed, spec: dict[str, object]) -> None:
     status = FinetuneStatus()
     for _ in range(6):
-        decision = decide(a_finetune(status=status), observed, some_settings(), NOON)
+        decision = decide(a_finetune(status=status, **spec), observed, some_settings(), NOON)
         status = decision.status
     everything = [*observed.orphans, *(pod for job in observed.jobs for pod in job.pods)]
     alive = any(job.state is JobState.RUNNING for job in observed.jobs) or any(pod.is_active for pod in everything)
-    ended = status.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED)
+    ended = status.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED, Phase.CANCELLED)
     assert ended or alive or decision.start or decision.check_again
+
+
+@given(st.lists(st.tuples(worlds, st.integers(0, 100), SPECS), min_size=1, max_size=6))
+def test_no_job_is_created_beside_another_or_for_a_run_that_is_to_rest(
+    history: list[tuple[Observed, int, dict[str, object]]],
+) -> None:
+    status, now = FinetuneStatus(), NOON
+    for observed, seconds, spec in history:
+        now += timedelta(seconds=seconds)
+        decision = decide(a_finetune(status=status, **spec), observed, some_settings(), now)
+        status = decision.status
+        if decision.start is None:
+            continue
+        everything = [*observed.orphans, *(pod for job in observed.jobs for pod in job.pods)]
+        assert not any(pod.is_active for pod in everything), "two gangs would have run at once"
+        assert not decision.stop
+        assert not spec.get("cancel")
+        assert not (spec.get("suspend") and decision.start.stage is Stage.TRAIN)

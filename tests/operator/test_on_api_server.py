@@ -6,6 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,7 +66,8 @@ def pod_of(kubectl: Kubectl, job: dict[str, Any]) -> dict[str, Any]:
 def end_pod(kubectl: Kubectl, name: str, stage: Stage, message: str, code: int = 0, attempt: int = 1) -> None:
     """Let the attempt's pod end as a kubelet would write it; the Job controller does the rest."""
     pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage, attempt)))
-    times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:01:00Z"}
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    times = {"startedAt": now, "finishedAt": now}
     state = {"terminated": {"exitCode": code, "message": message, "reason": "Completed", **times}}
     container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": False, "restartCount": 0}
     status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container | {"state": state}]}
@@ -193,6 +195,71 @@ def test_a_killed_operator_is_followed_by_one_that_goes_on(
     with running_operator(light_cluster.kubeconfig, tmp_path, free_port()):
         end_pod(kubectl, "handover", Stage.TRAIN, a_result(Stage.TRAIN).to_message())
         eventually(lambda: phase(kubectl, "handover") == "Succeeded")
+
+
+def patch(kubectl: Kubectl, name: str, **spec: Any) -> None:
+    kubectl("patch", "finetune", name, "-n", NAMESPACE, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+
+def jobs_of(kubectl: Kubectl, name: str) -> list[str]:
+    """Stage and attempt of each Job of a Finetune."""
+    items = kubectl.get("jobs", "-n", NAMESPACE, "-l", f"{names.LABEL_NAME}={name}")["items"]
+    labels = [item["metadata"]["labels"] for item in items]
+    return sorted(f"{label[names.LABEL_STAGE]}-{label[names.LABEL_ATTEMPT]}" for label in labels)
+
+
+def test_a_run_is_suspended_resumed_and_cancelled(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("paused", suspend=True))
+    end_pod(kubectl, "paused", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    eventually(lambda: phase(kubectl, "paused") == "Suspended")
+    assert jobs_of(kubectl, "paused") == ["prepare-1"], "a GPU was asked for"
+
+    patch(kubectl, "paused", suspend=False)
+    eventually(lambda: jobs_of(kubectl, "paused") == ["prepare-1", "train-1"])
+    patch(kubectl, "paused", suspend=True)
+    eventually(lambda: phase(kubectl, "paused") == "Suspended")
+    assert jobs_of(kubectl, "paused") == ["prepare-1"]
+    patch(kubectl, "paused", suspend=False)
+    eventually(lambda: jobs_of(kubectl, "paused") == ["prepare-1", "train-2"])
+
+    patch(kubectl, "paused", cancel=True)
+    eventually(lambda: phase(kubectl, "paused") == "Cancelled")
+    assert jobs_of(kubectl, "paused") == ["prepare-1"]
+    events = kubectl.get("events", "-n", NAMESPACE, "--field-selector", "involvedObject.name=paused")["items"]
+    assert [event["reason"] for event in events if event["reason"] in ("Suspended", "Cancelled")].count(
+        "Suspended"
+    ) == 2
+
+
+def test_a_pod_that_never_gets_a_node_holds_the_run_until_it_is_given_more_time(
+    kubectl: Kubectl, operator: Path
+) -> None:
+    kubectl.apply(a_body("no-node", pendingDeadlineSeconds=1))
+    eventually(lambda: phase(kubectl, "no-node") == "Suspended", 30)
+    failure = finetune(kubectl, "no-node")["status"]["failure"]
+    assert (failure["class"], failure["reason"]) == ("NotStarted", "PendingDeadlineExceeded")
+    eventually(lambda: jobs_of(kubectl, "no-node") == [])
+    patch(kubectl, "no-node", pendingDeadlineSeconds=600)
+    eventually(lambda: jobs_of(kubectl, "no-node") == ["prepare-2"])
+
+
+def test_a_finished_run_is_removed_with_its_children_when_its_time_is_up(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("brief", ttlSecondsAfterFinished=1))
+    words = a_failure_message(Stage.PREPARE, "InvalidData", "ColumnMissing")
+    end_pod(kubectl, "brief", Stage.PREPARE, words, 42)
+    eventually(
+        lambda: not kubectl.get("finetunes", "-n", NAMESPACE, "--field-selector", "metadata.name=brief")["items"]
+    )
+    eventually(lambda: jobs_of(kubectl, "brief") == [])
+
+
+def test_a_finetune_of_another_controller_is_never_touched(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("theirs", managedBy="example.com/another"))
+    version = finetune(kubectl, "theirs")["metadata"]["resourceVersion"]
+    kubectl.apply(a_body("ours"))
+    eventually(lambda: job_of(kubectl, "ours", Stage.PREPARE))
+    assert finetune(kubectl, "theirs")["metadata"]["resourceVersion"] == version
+    assert jobs_of(kubectl, "theirs") == []
 
 
 def report(port: int, token: str, **changes: Any) -> int:

@@ -59,7 +59,7 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune-operator.io]
   resources: [finetunes]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete] # Deleted only when ttlSecondsAfterFinished is up.
 - apiGroups: [finetune-operator.io]
   resources: [finetunes/status]
   verbs: [get, patch]
@@ -69,7 +69,7 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]

@@ -1,0 +1,77 @@
+"""How a run stands after a pass, and what that means for its conditions. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage
+from finetune_api.status import FinetuneStatus
+
+from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, phase_of, set_condition
+from finetune_operator.observed import Job
+
+
+class Verdict(Enum):
+    """How the run stands after a pass."""
+
+    WORKING = "working"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """The run itself is wrong: for good."""
+    HELD = "held"
+    """A person can cure it without changing the run; it goes on when they do."""
+    PAUSED = "paused"
+    """Its user has suspended it; it goes on when they say so."""
+    CANCELLED = "cancelled"
+    """Its user has ended it, for good."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A Job to create."""
+
+    stage: Stage
+    number: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the story: the status so far, and what it comes to."""
+
+    status: FinetuneStatus
+    verdict: Verdict
+    reason: str
+    message: str
+    start: Attempt | None = None
+    stop: tuple[Job, ...] = ()
+    check_again: timedelta | None = None
+
+
+VERDICT_CONDITIONS = {
+    Verdict.WORKING: (FALSE, TRUE, FALSE, UNKNOWN, FALSE),
+    Verdict.SUCCEEDED: (TRUE, FALSE, FALSE, TRUE, FALSE),
+    Verdict.FAILED: (FALSE, FALSE, TRUE, FALSE, FALSE),
+    Verdict.HELD: (FALSE, FALSE, TRUE, UNKNOWN, TRUE),
+    Verdict.PAUSED: (FALSE, FALSE, FALSE, UNKNOWN, TRUE),
+    Verdict.CANCELLED: (FALSE, FALSE, TRUE, FALSE, FALSE),
+}
+"""Ready, Reconciling, Stalled, Succeeded and Suspended for each verdict, as kstatus and Argo CD read them."""
+
+VERDICT_TYPES = (
+    ConditionType.READY,
+    ConditionType.RECONCILING,
+    ConditionType.STALLED,
+    ConditionType.SUCCEEDED,
+    ConditionType.SUSPENDED,
+)
+
+
+def concluded(step: Step, generation: int, now: datetime) -> FinetuneStatus:
+    """The status with the conditions and the phase that the step comes to."""
+    conditions = step.status.conditions
+    for kind, value in zip(VERDICT_TYPES, VERDICT_CONDITIONS[step.verdict], strict=True):
+        conditions = set_condition(
+            conditions, kind, value, step.reason, step.message[:STATUS_MESSAGE_LENGTH], generation=generation, now=now
+        )
+    status = step.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
+    return status.model_copy(update={"phase": phase_of(status)})

@@ -1,0 +1,213 @@
+"""Suspending, cancelling, limits and the time after the end: what a person says, and what the run makes of it."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from finetune_api.names import ConditionType, FailureClass, Phase, Stage, StageState
+from finetune_api.status import FinetuneStatus, StageStatus
+from finetune_operator.conditions import condition_of, is_true
+from finetune_operator.decide import Decision, decide
+from finetune_operator.observed import Job, JobState, Observed, Pod
+from finetune_operator.verdict import Attempt
+
+from tests.builders import NOON, a_failed_pod, a_failure_message, a_finetune, a_job, a_pod, a_result, some_settings
+
+PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
+RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
+A_POD = a_pod(phase="Running", started_at=NOON)
+PREPARED = a_job(PREPARE, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(PREPARE).to_message()))
+DONE = a_job(TRAIN, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(TRAIN).to_message()))
+
+
+def decided(
+    status: FinetuneStatus | None, *jobs: Job, seconds: float = 0, orphans: tuple[Pod, ...] = (), **spec: Any
+) -> Decision:
+    """One decision, `seconds` after noon."""
+    observed = Observed(jobs=jobs, orphans=orphans)
+    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
+
+
+def training(attempt: int = 1) -> FinetuneStatus:
+    """The status while the train pod runs, since noon."""
+    status = decided(decided(None).status, PREPARED).status
+    return decided(status, PREPARED, a_job(TRAIN, attempt, RUNNING, A_POD)).status
+
+
+def train_entry(status: FinetuneStatus) -> StageStatus:
+    return next(entry for entry in status.stages if entry.name is TRAIN)
+
+
+def told(status: FinetuneStatus, kind: ConditionType) -> tuple[str, str]:
+    condition = condition_of(status, kind)
+    assert condition is not None
+    return condition.status.value, condition.reason
+
+
+def test_a_run_created_suspended_is_prepared_and_not_trained() -> None:
+    status = decided(None, suspend=True).status
+    prepared = decided(status, PREPARED, suspend=True)
+    assert (prepared.start, prepared.status.phase) == (None, Phase.SUSPENDED)
+    assert is_true(prepared.status, ConditionType.DATA_VALIDATED)
+    assert decided(prepared.status, PREPARED).start == Attempt(TRAIN, 1)
+
+
+def test_suspending_stops_the_job_and_resuming_makes_the_next_one() -> None:
+    running = a_job(TRAIN, 1, RUNNING, A_POD)
+    stopping = decided(training(), PREPARED, running, seconds=60, suspend=True)
+    assert (stopping.stop, stopping.start) == ((running,), None)
+    assert told(stopping.status, ConditionType.RECONCILING) == ("True", "Suspending")
+    assert told(stopping.status, ConditionType.SUSPENDED)[0] == "False", "its pod still holds a GPU"
+
+    leaving = decided(stopping.status, PREPARED, replace(running, is_leaving=True), seconds=61, suspend=True)
+    assert leaving.stop == (), "a Job is told to go once"
+    paused = decided(stopping.status, PREPARED, seconds=70, suspend=True)
+    assert paused.status.phase is Phase.SUSPENDED
+    assert told(paused.status, ConditionType.SUSPENDED) == ("True", "Suspended")
+    assert told(paused.status, ConditionType.READY)[0] == "False"
+    assert told(paused.status, ConditionType.STALLED)[0] == "False", "kstatus would call it failed"
+
+    resumed = decided(paused.status, PREPARED, seconds=80)
+    assert resumed.start == Attempt(TRAIN, 2)
+    assert (resumed.status.retries, resumed.status.restarts) == (0, 0)
+
+
+def test_a_run_resumed_while_its_pod_still_leaves_waits_for_it() -> None:
+    running = a_job(TRAIN, 1, RUNNING, A_POD)
+    stopping = decided(training(), PREPARED, running, suspend=True).status
+    assert decided(stopping, PREPARED, replace(running, is_leaving=True)).start is None, "two pods would have trained"
+    assert decided(stopping, PREPARED, orphans=(A_POD,)).start is None, "two pods would have trained"
+    assert decided(stopping, PREPARED).start == Attempt(TRAIN, 2)
+
+
+def test_suspending_and_resuming_any_number_of_times_uses_up_nothing() -> None:
+    status = training()
+    for attempt in range(1, 30):
+        status = decided(status, PREPARED, a_job(TRAIN, attempt, RUNNING, A_POD), suspend=True).status
+        status = decided(status, PREPARED, suspend=True).status
+        resumed = decided(status, PREPARED)
+        assert resumed.start == Attempt(TRAIN, attempt + 1)
+        status = resumed.status
+    assert (status.retries, status.restarts) == (0, 0)
+
+
+def test_a_run_that_was_published_before_it_could_be_suspended_or_cancelled_has_succeeded() -> None:
+    wishes: list[dict[str, Any]] = [{"suspend": True}, {"cancel": True}]
+    for wish in wishes:
+        assert decided(training(), PREPARED, DONE, **wish).status.phase is Phase.SUCCEEDED
+        stopping = decided(training(), PREPARED, a_job(TRAIN, 1, RUNNING, A_POD), **wish).status
+        assert decided(stopping, PREPARED, DONE, **wish).status.phase is Phase.SUCCEEDED
+
+
+def test_a_suspended_run_that_is_wrong_in_itself_fails() -> None:
+    message = a_failure_message(TRAIN, "Diverged", "NotFinite")
+    job = a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=45, message=message))
+    assert decided(training(), PREPARED, job, suspend=True).status.phase is Phase.FAILED
+
+
+@pytest.mark.parametrize("code", [43, 143])
+def test_an_attempt_that_fails_while_suspended_goes_on_when_resumed(code: int) -> None:
+    job = a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=code))
+    leaving = decided(training(), PREPARED, job, suspend=True)
+    assert leaving.start is None
+    paused = decided(leaving.status, PREPARED, suspend=True)
+    assert paused.status.phase is Phase.SUSPENDED
+    assert decided(paused.status, PREPARED).start == Attempt(TRAIN, 2)
+
+
+def test_cancelling_stops_everything_and_is_final() -> None:
+    running = a_job(TRAIN, 1, RUNNING, A_POD)
+    stopping = decided(training(), PREPARED, running, cancel=True)
+    assert stopping.stop == (running,)
+    assert told(stopping.status, ConditionType.RECONCILING) == ("True", "Cancelling")
+    cancelled = decided(stopping.status, PREPARED, cancel=True)
+    assert (cancelled.start, cancelled.status.phase) == (None, Phase.CANCELLED)
+    assert told(cancelled.status, ConditionType.SUCCEEDED) == ("False", "Cancelled")
+    assert told(cancelled.status, ConditionType.STALLED) == ("True", "Cancelled")
+    assert decided(cancelled.status, PREPARED, cancel=True).status == cancelled.status
+
+
+def test_cancelling_stops_prepare_too() -> None:
+    running = a_job(PREPARE, 1, RUNNING, A_POD)
+    status = decided(decided(None).status, running).status
+    assert decided(status, running, cancel=True).stop == (running,)
+
+
+def test_a_run_cancelled_before_it_began_makes_no_job() -> None:
+    decision = decided(None, cancel=True)
+    assert (decision.start, decision.status.phase) == (None, Phase.CANCELLED)
+
+
+def test_cancelling_a_finished_run_changes_nothing() -> None:
+    status = decided(training(), PREPARED, DONE).status
+    assert decided(status, cancel=True).status == status
+
+
+def test_a_pod_that_never_starts_holds_the_run_with_the_schedulers_words() -> None:
+    waiting = a_job(TRAIN, 1, RUNNING, a_pod(scheduled=False, waiting="Unschedulable: 0/3 nodes have a free GPU"))
+    status = decided(decided(decided(None).status, PREPARED).status, PREPARED, waiting).status
+    assert decided(status, PREPARED, waiting, seconds=3599).stop == ()
+    held = decided(status, PREPARED, waiting, seconds=3600)
+    assert held.stop == (waiting,)
+    assert held.status.phase is Phase.SUSPENDED
+    assert held.status.failure is not None
+    assert held.status.failure.failure_class is FailureClass.NOT_STARTED
+    for words in ("3600 s", "spec.pendingDeadlineSeconds is 3600", "0/3 nodes have a free GPU"):
+        assert words in held.status.failure.message
+
+    same = decided(held.status, PREPARED, seconds=9000)
+    assert (same.start, same.status.phase) == (None, Phase.SUSPENDED), "nobody has raised the limit"
+    assert decided(held.status, PREPARED, seconds=9000, pendingDeadlineSeconds=7200).start == Attempt(TRAIN, 2)
+
+
+def test_time_that_a_run_is_trained_is_limited_over_all_attempts() -> None:
+    limit: dict[str, Any] = {"activeDeadlineSeconds": 100}
+    running = a_job(TRAIN, 1, RUNNING, A_POD)
+    status = decided(training(), PREPARED, running, seconds=60, suspend=True, **limit).status
+    assert status.active_seconds == 60
+    status = decided(status, PREPARED, seconds=9000, suspend=True, **limit).status
+    status = decided(status, PREPARED, seconds=9000, **limit).status
+    second = a_job(TRAIN, 2, RUNNING, replace(A_POD, started_at=NOON + timedelta(seconds=9010)))
+    went_on = decided(status, PREPARED, second, seconds=9049, **limit)
+    assert (went_on.stop, went_on.check_again) == ((), timedelta(seconds=1)), "waiting and suspension do not count"
+    held = decided(went_on.status, PREPARED, second, seconds=9050, **limit)
+    assert held.stop == (second,)
+    assert told(held.status, ConditionType.STALLED) == ("True", "DeadlineExceeded")
+    assert held.status.failure is not None
+    assert "spec.activeDeadlineSeconds is 100" in held.status.failure.message
+    assert decided(held.status, PREPARED, seconds=9999, **limit).start is None
+    assert decided(held.status, PREPARED, seconds=9999, activeDeadlineSeconds=200).start == Attempt(TRAIN, 3)
+
+
+def test_the_time_of_an_attempt_is_counted_once() -> None:
+    pod = a_failed_pod(exit_code=43, started_at=NOON - timedelta(seconds=30))
+    job = a_job(TRAIN, 1, FAILED, pod)
+    held = decided(training(), PREPARED, job, retryLimit=0).status
+    assert held.active_seconds == 30
+    assert decided(held, PREPARED, job, retryLimit=0, seconds=60).status.active_seconds == 30
+
+
+def test_a_finished_run_is_removed_when_its_time_is_up_and_not_before() -> None:
+    for last in (DONE, a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=45))):
+        status = decided(training(), PREPARED, last).status
+        early = decided(status, seconds=59, ttlSecondsAfterFinished=60)
+        assert (early.remove, early.check_again) == (False, timedelta(seconds=1))
+        assert decided(status, seconds=60, ttlSecondsAfterFinished=60).remove
+        assert not decided(status, seconds=10**6).remove, "nobody asked for it"
+
+
+def test_a_run_that_waits_for_a_person_is_never_removed() -> None:
+    paused = decided(decided(None, suspend=True).status, PREPARED, suspend=True).status
+    assert not decided(paused, PREPARED, seconds=10**6, suspend=True, ttlSecondsAfterFinished=1).remove
+
+
+def test_a_finetune_of_another_controller_is_left_alone() -> None:
+    decision = decided(None, managedBy="example.com/another")
+    assert decision == Decision(FinetuneStatus())
+    assert decided(None, managedBy="finetune-operator.io/finetune-operator").start == Attempt(PREPARE, 1)
+
+
+def test_a_stopped_stage_is_told_as_stopped() -> None:
+    stopping = decided(training(), PREPARED, a_job(TRAIN, 1, RUNNING, A_POD), suspend=True).status
+    assert train_entry(stopping).state is StageState.STOPPED
