@@ -94,10 +94,12 @@ def train_trl(work: Workload, folder: Path, sampling: str = "sequential") -> Run
 def train_hf(work: Workload, folder: Path) -> Run:
     """transformers' Trainer on the same rows in the same order, padded."""
     timer, model, config = TrainingClock(), base_model(work), lora_config(work)
+    tokenizer = AutoTokenizer.from_pretrained(work.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     trainer = Trainer(
         model=get_peft_model(model, config) if config else model,
         train_dataset=dataset(work, lambda ids, flags: {"input_ids": ids, "labels": labels(ids, flags)}),
-        data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(work.model)),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
         args=TrainingArguments(**arguments(work, folder, "sequential")),
         callbacks=[timer],
     )
