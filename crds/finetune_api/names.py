@@ -27,6 +27,10 @@ LABEL_STAGE = f"{GROUP}/stage"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""Labels by which Kueue finds the Jobs that it is to admit. Source: Kueue, "Run A Kubernetes Job"."""
+
 CARD_ANNOTATION_PREFIX = f"card.{GROUP}/"
 """Annotations below this prefix are copied to model card and lock file; they never affect training."""
 
@@ -111,6 +115,7 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     PREPARING = "Preparing"
+    QUEUED = "Queued"
     TRAINING = "Training"
     PUBLISHING = "Publishing"
     SUCCEEDED = "Succeeded"

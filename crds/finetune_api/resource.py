@@ -576,6 +576,26 @@ class Trainer(Model):
     """Seconds a pod gets to leave when it is stopped."""
 
 
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
+
+
+class Queue(Model):
+    """A queue that decides when the run may take its resources, such as Kueue's."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "self.priorityClassName == '' || self.name != ''",
+                "queue.priorityClassName is only allowed with queue.name",
+            )
+        )
+    )
+    name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
+    """LocalQueue of the namespace: the Jobs carry its name and are created suspended. Empty = no queue."""
+    priority_class_name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
+    """WorkloadPriorityClass of the Jobs."""
+
+
 class TrainingSpec(Model):
     """What the trainer must know: the part of the spec that is handed on to it, whole."""
 
@@ -663,6 +683,8 @@ class FinetuneSpec(TrainingSpec):
     """How S3 is reached."""
     trainer: Trainer = Trainer()
     """The train pod."""
+    queue: Queue = Queue()
+    """A queue in front of the pods. Time in it counts in no deadline."""
     retry_limit: int = Field(default=3, ge=0, le=100)
     """How often a run is tried again after infrastructure failures; preemption does not count."""
     suspend: bool = False

@@ -9,6 +9,9 @@ from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 PAUSED = "Suspended"
 """Reason of a run that its user has suspended, and that goes on when they say so."""
 
+WAITING_FOR_QUEUE = "WaitingForQueue"
+"""Reason of a run whose Job is suspended: a queue has yet to admit it."""
+
 CANCELLED = "Cancelled"
 """Reason of a run that its user has ended for good."""
 
@@ -66,4 +69,7 @@ def phase_of(status: FinetuneStatus) -> Phase:
     running = {stage.name for stage in status.stages if stage.state is StageState.RUNNING}
     if Stage.TRAIN in running:
         return Phase.TRAINING
-    return Phase.PREPARING if Stage.PREPARE in running else Phase.PENDING
+    if Stage.PREPARE in running:
+        return Phase.PREPARING
+    ready = condition_of(status, ConditionType.READY)
+    return Phase.QUEUED if ready and ready.reason == WAITING_FOR_QUEUE else Phase.PENDING

@@ -15,7 +15,16 @@ from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneSta
 
 from finetune_operator import limits, stages
 from finetune_operator.attempts import a_failure, failure_of, findings_of, lost_result, result_of, vanished
-from finetune_operator.conditions import CANCELLED, FALSE, PAUSED, TRUE, condition_of, is_true, set_condition
+from finetune_operator.conditions import (
+    CANCELLED,
+    FALSE,
+    PAUSED,
+    TRUE,
+    WAITING_FOR_QUEUE,
+    condition_of,
+    is_true,
+    set_condition,
+)
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import merge_report
 from finetune_operator.settings import Settings
@@ -307,8 +316,9 @@ def _running(run: Run, job: Job) -> Step:
     elif job.stage is Stage.TRAIN:
         left = limits.active_time_left(run.finetune.spec, status, run.now)
         check_again = min(check_again or left, left)
-    message = stages.sentence(status, job)
-    return Step(status, Verdict.WORKING, stages.WORD[job.stage], message, check_again=check_again)
+    is_queued = job.is_suspended and not any(pod.is_active for pod in job.pods)
+    reason = WAITING_FOR_QUEUE if is_queued else stages.WORD[job.stage]
+    return Step(status, Verdict.WORKING, reason, stages.sentence(status, job), check_again=check_again)
 
 
 def _completed(run: Run, job: Job) -> Step:

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.names import Stage
-from finetune_api.resource import Dataset, Finetune, TrainingSpec
+from finetune_api.resource import Dataset, Finetune, Queue, TrainingSpec
 from finetune_api.run import ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
 from finetune_api.status import Resolved
 
@@ -172,11 +172,15 @@ def _run_config_map(finetune: Finetune, stage: Stage, attempt: int, settings: Se
 
 def _job(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
     """One Job is one try: no retries of its own, and a lost pod is not replaced before it is really gone."""
+    metadata, queue = _metadata(finetune, stage, attempt), finetune.spec.queue
+    metadata["labels"] |= _queue_labels(queue)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(finetune, stage, attempt),
+        "metadata": metadata,
         "spec": {
+            # Whoever keeps the queue lets it go; what the operator itself stops, it deletes.
+            **({"suspend": True} if queue.name else {}),
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
@@ -188,6 +192,11 @@ def _job(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> 
             },
         },
     }
+
+
+def _queue_labels(queue: Queue) -> dict[str, str]:
+    wanted = {names.QUEUE_LABEL: queue.name, names.QUEUE_PRIORITY_LABEL: queue.priority_class_name}
+    return {label: value for label, value in wanted.items() if value}
 
 
 def _pod(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:

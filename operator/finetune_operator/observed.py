@@ -68,6 +68,8 @@ class Job:
     trouble: str | None = None
     """Newest warning Event about the Job or its pod, while no pod of it has started."""
     uid: str = ""
+    is_suspended: bool = False
+    """True while a queue, or whoever else set `spec.suspend`, keeps its pods from being made."""
     is_leaving: bool = False
     """True once it is being deleted: it goes when its pods have gone."""
 
@@ -126,6 +128,7 @@ def _job(body: Body, pods: list[Body]) -> Job:
         finished_at=parse_time((failed if is_failed else complete).get("lastTransitionTime")),
         pods=tuple(_pod(pod) for pod in pods if _controller_uid(pod) == metadata["uid"]),
         uid=metadata["uid"],
+        is_suspended=bool(body.get("spec", {}).get("suspend")),
         is_leaving="deletionTimestamp" in metadata,
     )
 

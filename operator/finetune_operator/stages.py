@@ -51,16 +51,24 @@ def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) ->
     pod, previous = _newest(job), find(status, job.stage)
     started = pod.started_at if pod else None
     was_running = previous is not None and previous.state is StageState.RUNNING
+    if previous and was_running and not started and previous.attempt == job.attempt:
+        # A queue has taken its pod back; the Job goes on when it is admitted again.
+        status = _with_active(status, job.stage, previous.started_at, now)
     entry = StageStatus(
         name=job.stage,
         state=StageState.RUNNING if started else StageState.PENDING,
         attempt=job.attempt,
         started_at=started,
-        waiting_since=previous.waiting_since if previous and previous.attempt == job.attempt else job.created_at,
+        waiting_since=None if job.is_suspended else _since(previous, job.attempt) or now,
         disruption=next((seen.disruption for seen in job.pods if seen.disruption), noted_disruption(status, job)),
         message=_cut(previous.message if previous and started and was_running else _waiting_for(pod, job)),
     )
     return _with_scheduled(replace(status, entry), pod, generation, now)
+
+
+def _since(entry: StageStatus | None, attempt: int) -> datetime | None:
+    """Since when this very attempt has been waiting, where an earlier pass has noted it."""
+    return entry.waiting_since if entry and entry.attempt == attempt else None
 
 
 def noted_disruption(status: FinetuneStatus, job: Job) -> str | None:
@@ -175,6 +183,8 @@ def _newest(job: Job) -> Pod | None:
 
 def _waiting_for(pod: Pod | None, job: Job) -> str | None:
     """Why nothing has started. An Event says more than the kubelet's `ContainerCreating`."""
+    if job.is_suspended and pod is None:
+        return f"Job {job.name} is suspended: its queue has yet to admit it"
     waiting = pod.waiting if pod else None
     return job.trouble if job.trouble and (waiting is None or ":" not in waiting) else waiting
 

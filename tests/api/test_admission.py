@@ -87,6 +87,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "quantities as numbers and as text": {"trainer": {"cpu": 2, "memory": "16Gi", "gpusPerNode": 0}},
     "no retries": {"retryLimit": 0},
     "created suspended": {"suspend": True},
+    "a queue with a priority": {"queue": {"name": "gpus", "priorityClassName": "high"}},
     "removed at once": {"ttlSecondsAfterFinished": 0},
     "another controller": {"managedBy": "example.com/another"},
 }
@@ -204,6 +205,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no time to start": ({"pendingDeadlineSeconds": 0}, ["spec.pendingDeadlineSeconds", "1"]),
     "no time to train": ({"activeDeadlineSeconds": 0}, ["spec.activeDeadlineSeconds", "1"]),
     "a time before the end": ({"ttlSecondsAfterFinished": -1}, ["spec.ttlSecondsAfterFinished", "0"]),
+    "a priority without a queue": (
+        {"queue": {"priorityClassName": "high"}},
+        ["queue.priorityClassName", "queue.name"],
+    ),
+    "a queue that is no label": ({"queue": {"name": "no queue"}}, ["spec.queue.name"]),
     "a manager without a domain": ({"managedBy": "me"}, ["spec.managedBy"]),
     "two GPUs": ({"trainer": {"gpusPerNode": 2}}, ["spec.trainer.gpusPerNode", "1"]),
     "memory in words": ({"trainer": {"memory": "much"}}, ["spec.trainer.memory"]),

@@ -208,6 +208,32 @@ def test_a_finetune_of_another_controller_is_left_alone() -> None:
     assert decided(None, managedBy="finetune-operator.io/finetune-operator").start == Attempt(PREPARE, 1)
 
 
+QUEUED = replace(a_job(TRAIN, 1, RUNNING), is_suspended=True)
+
+
+def test_a_run_in_a_queue_is_told_so_and_may_wait_for_ever() -> None:
+    status = decided(decided(None).status, PREPARED).status
+    queued = decided(status, PREPARED, QUEUED, seconds=10**6)
+    assert (queued.status.phase, queued.stop) == (Phase.QUEUED, ()), "time in a queue counts in no deadline"
+    assert told(queued.status, ConditionType.RECONCILING) == ("True", "WaitingForQueue")
+    condition = condition_of(queued.status, ConditionType.READY)
+    assert condition is not None
+    assert "its queue has yet to admit it" in condition.message
+    admitted = decided(queued.status, PREPARED, a_job(TRAIN, 1, RUNNING, a_pod()), seconds=10**6 + 60)
+    assert (admitted.status.phase, admitted.stop) == (Phase.PENDING, ()), "waiting for a pod begins with admission"
+
+
+def test_a_job_that_its_queue_suspends_and_resumes_is_simply_followed() -> None:
+    status = training()
+    taken = decided(status, PREPARED, QUEUED, seconds=60).status
+    assert (taken.phase, taken.active_seconds) == (Phase.QUEUED, 60)
+    assert decided(taken, PREPARED, QUEUED, seconds=9000).status.active_seconds == 60
+    again = a_job(TRAIN, 1, RUNNING, replace(A_POD, started_at=NOON + timedelta(seconds=9000)))
+    resumed = decided(taken, PREPARED, again, seconds=9010)
+    assert (resumed.status.phase, resumed.start, resumed.stop) == (Phase.TRAINING, None, ())
+    assert (resumed.status.restarts, resumed.status.retries) == (0, 0)
+
+
 def test_a_stopped_stage_is_told_as_stopped() -> None:
     stopping = decided(training(), PREPARED, a_job(TRAIN, 1, RUNNING, A_POD), suspend=True).status
     assert train_entry(stopping).state is StageState.STOPPED

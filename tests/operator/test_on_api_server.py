@@ -253,6 +253,19 @@ def test_a_finished_run_is_removed_with_its_children_when_its_time_is_up(kubectl
     eventually(lambda: jobs_of(kubectl, "brief") == [])
 
 
+def test_a_queue_lets_each_job_go(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("queued", queue={"name": "gpus", "priorityClassName": "high"}))
+    eventually(lambda: phase(kubectl, "queued") == "Queued")
+    job = job_of(kubectl, "queued", Stage.PREPARE)
+    assert job["metadata"]["labels"][names.QUEUE_LABEL] == "gpus"
+    assert job["metadata"]["labels"][names.QUEUE_PRIORITY_LABEL] == "high"
+    kubectl(
+        "patch", "job", job["metadata"]["name"], "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"suspend":false}}'
+    )
+    end_pod(kubectl, "queued", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    eventually(lambda: job_of(kubectl, "queued", Stage.TRAIN)["spec"]["suspend"] is True)
+
+
 def test_a_finetune_of_another_controller_is_never_touched(kubectl: Kubectl, operator: Path) -> None:
     kubectl.apply(a_body("theirs", managedBy="example.com/another"))
     version = finetune(kubectl, "theirs")["metadata"]["resourceVersion"]
