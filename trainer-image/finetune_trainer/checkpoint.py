@@ -203,10 +203,10 @@ class Checkpoints:
 
     def _read(self, folder: str, manifest: CheckpointManifest) -> Snapshot:
         weights, optimizer = (self._tensors(folder, manifest, kind) for kind in (WEIGHTS, OPTIMIZER))
-        state = next((json.loads(path.read_bytes()) for path in self._fetched(folder, manifest, LOOP_FILE)), None)
-        if state is None:
+        states = [json.loads(path.read_bytes()) for path in self._fetched(folder, manifest, LOOP_FILE)]
+        if not states:
             raise BrokenError(f"its manifest lists no {LOOP_FILE}")
-        return Snapshot(manifest.step, weights, optimizer, state)
+        return Snapshot(manifest.step, weights, optimizer, states[0])
 
     def _tensors(self, folder: str, manifest: CheckpointManifest, kind: str) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
