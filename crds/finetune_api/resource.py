@@ -208,7 +208,16 @@ class Lora(Model):
     target_modules: list[Name] = Field(
         default=["all-linear"], min_length=1, max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
-    """Last parts of module paths, or `all-linear` (every linear layer but the output head), or one `regex:PATTERN`."""
+    """Last parts of module paths, or `all-linear` (every linear layer and fused expert weight but output head and
+    router), or one `regex:PATTERN`."""
+    dora: bool = False
+    """Learn the length of each adapted matrix's columns apart from their direction. Source: arXiv 2402.09353."""
+    rslora: bool = False
+    """Scale the update by alpha / √rank instead, which keeps high ranks learning. Source: arXiv 2312.03732."""
+    modules_to_save: list[Name] = Field(
+        default_factory=list, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """Last parts of the paths of further modules, trained whole and stored with the adapter: embedding, head, norms."""
 
 
 class Method(Model):

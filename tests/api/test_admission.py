@@ -65,6 +65,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "checkpoints every 5 steps": numbers(saveSteps=5, saveTotalLimit=1),
     "lora in 4 bits": {"method": {"quantization": "nf4"}},
     "lora on named modules": {"method": {"lora": {"targetModules": ["q_proj", "v_proj"]}}},
+    "lora with its variants": {"method": {"lora": {"dora": True, "rslora": True, "modulesToSave": ["lm_head"]}}},
     "lora by a pattern": {"method": {"lora": {"targetModules": ["regex:.*attn.*"]}}},
     "full": {"method": {"type": "full"}},
     "a merged adapter": {"output": {"uri": "s3://out/models", "artifact": "merged"}},
@@ -189,6 +190,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     # Bounds.
     "an unknown method": ({"method": {"type": "qlora"}}, ["spec.method.type", "lora", "full"]),
+    "a module to save twice": ({"method": {"lora": {"modulesToSave": ["a", "a"]}}}, ["modulesToSave", "Duplicate"]),
     "rank 0": ({"method": {"lora": {"rank": 0}}}, ["spec.method.lora.rank", "1"]),
     "dropout 1": ({"method": {"lora": {"dropout": 1}}}, ["lora.dropout", "less than 1"]),
     "no target modules": (

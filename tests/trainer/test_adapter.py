@@ -6,16 +6,15 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.resource import Lora, Method, MethodType, Quantization, TrainingSpec
-from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter, resolve_targets
+from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
-from finetune_trainer.loss import LossModel
 from finetune_trainer.model import bare, check_on_meta, load_model, trained_count
 from finetune_trainer.optimizer import trained_parameters
-from finetune_trainer.pack import padded_batch
-from peft import PeftModel
+from finetune_trainer.targets import resolve_targets
 
-from tests.trainer.decoders import a_decoder, some_rows
+from tests.trainer.decoders import a_decoder
+from tests.trainer.test_families import train_a_little
 from tests.trainer.tiny import a_model_folder
 
 CPU = Compute(torch.device("cpu"), torch.float32)
@@ -37,35 +36,10 @@ def a_training(method: Method) -> TrainingSpec:
     )
 
 
-def train_a_little(model: PeftModel, steps: int = 3) -> None:
-    batch = padded_batch(some_rows(), range(5))
-    loss_model, optimizer = LossModel(bare(model), True), torch.optim.SGD(trained_parameters(model), lr=1.0)
-    for _ in range(steps):
-        loss_model(batch).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_all_linear_adapts_every_linear_layer_but_the_head(family: str) -> None:
-    tuned = attach_adapter(a_decoder(family), Lora(), seed=0)
-    adapted = {name.split(".lora_A")[0] for name, _ in tuned.named_parameters() if ".lora_A" in name}
-    assert len(adapted) == {"llama": 14, "gpt2": 8}[family]
-    assert not any("lm_head" in name for name in adapted)
-
-
 def test_the_adapters_config_names_last_parts_in_a_fixed_order() -> None:
     tuned = attach_adapter(a_decoder(), Lora(), seed=0)
     wanted = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert tuned.peft_config["default"].target_modules == wanted
-
-
-def test_after_three_steps_every_adapter_tensor_has_changed_and_no_other() -> None:
-    tuned = attach_adapter(a_decoder(), Lora(rank=4), seed=0)
-    before = {name: parameter.detach().clone() for name, parameter in tuned.named_parameters()}
-    train_a_little(tuned)
-    changed = {name for name, parameter in tuned.named_parameters() if not torch.equal(parameter, before[name])}
-    assert changed == {name for name in before if "lora_" in name}
 
 
 def test_a_single_target_adapts_all_its_outputs() -> None:
@@ -83,14 +57,19 @@ def test_a_name_that_matches_nothing_is_refused_with_the_modules_there_are() -> 
     assert "'q_proj', which" not in caught.value.message
 
 
+def test_the_nearest_names_are_shown_first() -> None:
+    with pytest.raises(RunError, match=r"nearest is 'q_proj', .*; there are"):
+        attach_adapter(a_decoder(), Lora(target_modules=["qproj"]), seed=0)
+
+
 def test_part_of_a_name_matches_nothing() -> None:
     with pytest.raises(RunError, match="'proj'"):
-        resolve_targets(a_decoder(), ["proj"])
+        resolve_targets(a_decoder(), Lora(target_modules=["proj"]))
 
 
 def test_a_regex_matches_whole_paths_of_linear_modules() -> None:
-    found = resolve_targets(a_decoder(), [r"regex:model\.layers\.1\.self_attn.*"])
-    assert found == [f"model.layers.1.self_attn.{part}_proj" for part in "qkvo"]
+    found = resolve_targets(a_decoder(), Lora(target_modules=[r"regex:model\.layers\.1\.self_attn.*"]))
+    assert found.modules == [f"model.layers.1.self_attn.{part}_proj" for part in "koqv"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +82,7 @@ def test_a_regex_matches_whole_paths_of_linear_modules() -> None:
 )
 def test_a_regex_that_cannot_serve_is_refused(names: list[str], reason: str) -> None:
     with pytest.raises(RunError) as caught:
-        resolve_targets(a_decoder(), names)
+        resolve_targets(a_decoder(), Lora(target_modules=names))
     assert caught.value.reason == reason
 
 

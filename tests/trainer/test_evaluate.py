@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from finetune_trainer.attention import rows_attended
 from finetune_trainer.evaluate import Likelihood, likelihood
 from finetune_trainer.loss import LossModel
 from finetune_trainer.pack import micro_batches
 
-from tests.trainer.decoders import FAMILIES, VOCABULARY, a_decoder, some_rows
+from tests.trainer.decoders import PACKED, VOCABULARY, a_decoder, packed_rows, some_rows
 
 
 def test_a_head_of_zeros_has_the_perplexity_of_the_vocabulary() -> None:
@@ -34,12 +33,12 @@ def test_the_order_of_rows_does_not_change_perplexity() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED)
 def test_batch_size_padding_and_packing_do_not_change_perplexity(family: str) -> None:
     model, rows = a_decoder(family), some_rows()
     loss_model = LossModel(model, True)
     found = [likelihood(loss_model, micro_batches(rows, range(5), size, packed=False)).perplexity for size in (1, 4)]
-    with rows_attended(model):
+    with packed_rows(model):
         found += [likelihood(loss_model, micro_batches(rows, range(5), n, packed=True)).perplexity for n in (1, 4)]
     assert found == pytest.approx([found[0]] * 4, rel=1e-4)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.profiler import profile
 from transformers import PreTrainedModel
 
-from tests.trainer.decoders import FAMILIES, a_decoder, some_rows
+from tests.trainer.decoders import COMMONEST, a_decoder, some_rows
 
 CPU = torch.device("cpu")
 LONG = some_rows((60, 50, 60, 40, 33, 60, 21, 57), prompt=20)
@@ -57,7 +57,7 @@ def measured() -> Iterator[list[int]]:
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COMMONEST)
 def test_the_estimate_of_a_step_is_what_it_takes(family: str, method: str, packed: bool, checkpointed: bool) -> None:
     model = a_model(family, method)
     loss, batch = LossModel(model, plain_head=True), a_batch(packed)
@@ -97,7 +97,7 @@ def gradients(model: PreTrainedModel, batch: Batch, checkpointed: bool) -> list[
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", COMMONEST)
 def test_activations_computed_again_have_the_same_loss_and_gradients(family: str, method: str, packed: bool) -> None:
     model, batch = a_model(family, method), a_batch(packed)
     kept, again = (gradients(model, batch, checkpointed) for checkpointed in (False, True))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as functional
-from finetune_trainer.attention import UnsupportedByRowAttentionError, packs_cleanly, row_attention, rows_attended
+from finetune_trainer.attention import UnsupportedByRowAttentionError
 from finetune_trainer.batch import Batch
 from finetune_trainer.loss import LossModel, has_plain_head, tiled_loss
 from finetune_trainer.pack import micro_batches, packed_batch, padded_batch
@@ -11,7 +11,7 @@ from finetune_trainer.prepared import TokenRows
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.trainer.decoders import FAMILIES, a_decoder, some_rows
+from tests.trainer.decoders import FAMILIES, PACKED, a_decoder, packed_rows, some_rows
 
 EVERY_ROW = range(5)
 
@@ -31,9 +31,10 @@ def plain_loss(model: PreTrainedModel, rows: TokenRows, chosen: range) -> Tensor
     return total / count
 
 
-def step_loss(model: PreTrainedModel, batches: list[Batch], plain_head: bool = True) -> Tensor:
+def step_loss(model: PreTrainedModel, batches: list[Batch]) -> Tensor:
     """The product: token-weighted over all micro-batches of a step."""
     supervised = sum(batch.supervised for batch in batches)
+    plain_head = model.config.model_type not in ("gemma2", "granite")
     losses = [LossModel(model, plain_head)(batch) / supervised for batch in batches]
     return torch.stack(losses).sum()
 
@@ -50,11 +51,11 @@ def assert_same_training(model: PreTrainedModel, found: Tensor, wanted: Tensor) 
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED)
 def test_packed_rows_train_as_each_row_alone(family: str) -> None:
     model, rows = a_decoder(family), some_rows()
     batches = micro_batches(rows, EVERY_ROW, rows_per_batch=8, packed=True)
-    with rows_attended(model):
+    with packed_rows(model):
         found = step_loss(model, batches)
     assert_same_training(model, found, plain_loss(model, rows, EVERY_ROW))
 
@@ -69,19 +70,19 @@ def test_padded_rows_train_as_each_row_alone(family: str) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_accumulation_of_single_rows_has_the_gradients_of_one_batch_also_with_unequal_rows(packed: bool) -> None:
     model, rows = a_decoder(), some_rows((11, 3, 6))
-    with rows_attended(model) if packed else torch.enable_grad():
+    with packed_rows(model) if packed else torch.enable_grad():
         one = gradients(model, step_loss(model, micro_batches(rows, range(3), 4, packed)))
         many = gradients(model, step_loss(model, micro_batches(rows, range(3), 1, packed)))
     for ours, theirs in zip(many, one, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED)
 def test_packed_hidden_states_are_those_of_each_row(family: str) -> None:
     model, rows = a_decoder(family).eval(), some_rows()
     batch = packed_batch(rows, [2, 0, 4, 1, 3])
     with torch.no_grad():
-        with rows_attended(model):
+        with packed_rows(model):
             packed = model(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
@@ -92,42 +93,20 @@ def test_packed_hidden_states_are_those_of_each_row(family: str) -> None:
     torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-def test_a_forward_without_rows_is_refused_instead_of_attending_over_everything() -> None:
-    model, batch = a_decoder(), padded_batch(some_rows(), EVERY_ROW)
-    with rows_attended(model), pytest.raises(UnsupportedByRowAttentionError):
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_a_forward_without_rows_is_refused_instead_of_attending_over_everything(family: str) -> None:
+    model, batch = a_decoder(family), padded_batch(some_rows(), EVERY_ROW)
+    with packed_rows(model), pytest.raises(UnsupportedByRowAttentionError):
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 
-def test_attention_is_as_before_after_the_packed_phase() -> None:
-    model = a_decoder()
-    before = model.config._attn_implementation
-    with rows_attended(model):
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_attention_is_as_before_after_the_packed_phase(family: str) -> None:
+    model, batch = a_decoder(family).eval(), padded_batch(some_rows(), EVERY_ROW)
+    before = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    with packed_rows(model):
         pass
-    assert model.config._attn_implementation == before
-
-
-def test_soft_caps_are_left_to_the_models_own_attention() -> None:
-    batch = packed_batch(some_rows(), EVERY_ROW)
-    x = torch.zeros(1, 2, batch.tokens, 8)
-    with pytest.raises(UnsupportedByRowAttentionError, match="softcap"):
-        row_attention(torch.nn.Module(), x, x, x, None, row_layout=batch.layout, softcap=30.0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_transformer_packs_cleanly(family: str) -> None:
-    model, batch = a_decoder(family), packed_batch(some_rows(), [2, 0])
-    assert batch.layout is not None
-    assert packs_cleanly(model, batch.layout, batch.input_ids, batch.position_ids)
-    assert model.training
-
-
-def test_a_model_that_ignores_the_rows_is_found_out() -> None:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    model = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4))
-    batch = packed_batch(some_rows((7, 5)), [0, 1])
-    assert batch.layout is not None
-    assert not packs_cleanly(model, batch.layout, batch.input_ids, batch.position_ids)
+    assert torch.equal(model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits, before)
 
 
 def test_the_tiled_head_has_the_loss_and_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +137,7 @@ def test_a_head_that_scales_its_logits_is_not_taken_for_a_plain_one() -> None:
     rows = some_rows()
     batch = packed_batch(rows, EVERY_ROW)
     assert has_plain_head(a_decoder(), batch.input_ids)
+    assert not has_plain_head(a_decoder("gemma2"), batch.input_ids)
     assert not has_plain_head(granite, batch.input_ids)
-    found = step_loss(granite, micro_batches(rows, EVERY_ROW, 8, packed=False), plain_head=False)
+    found = step_loss(granite, micro_batches(rows, EVERY_ROW, 8, packed=False))
     assert_same_training(granite, found, plain_loss(granite, rows, EVERY_ROW))

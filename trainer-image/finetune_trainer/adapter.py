@@ -1,4 +1,4 @@
-"""LoRA adapters on a model: which modules, and how they are attached. Source: Hu et al. 2021, arXiv 2106.09685."""
+"""LoRA adapters on a model: how they are attached, and continued. Source: Hu et al. 2021, arXiv 2106.09685."""
 
 import re
 from collections.abc import Iterable
@@ -7,56 +7,76 @@ from pathlib import Path
 import torch
 from finetune_api.names import FailureClass
 from finetune_api.resource import Lora
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from pydantic.alias_generators import to_camel
-from torch import nn
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_trainer.errors import RunError, quoted
+from finetune_trainer.saved_modules import resolve_saved, train_in_fp32
+from finetune_trainer.targets import ALL_LINEAR, ends_with, expert_weights, linear_modules, resolve_targets
 
-ALL_LINEAR = "all-linear"
-REGEX_PREFIX = "regex:"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     """The model with a fresh adapter, fp32; its start depends on `seed` alone. The base is frozen.
 
-    Raises RunError (InvalidConfig): TargetModulesNotFound, TargetModulesInvalid.
+    Raises RunError (InvalidConfig) as `resolve_targets` and `resolve_saved`.
     """
-    targets = resolve_targets(model, lora.target_modules)
+    targets, saved = resolve_targets(model, lora), resolve_saved(model, lora.modules_to_save)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=targets,
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
+        modules_to_save=saved.names or None,
+        ensure_weight_tying=saved.tied,
         bias="none",
         task_type=TaskType.CAUSAL_LM,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
-    paths = [path for path, _ in model.named_modules()]
     torch.manual_seed(seed)
-    tuned = get_peft_model(model, config)
-    # PEFT keeps a set of whole paths: hundreds of names, in another order each time.
-    tuned.peft_config["default"].target_modules = shortest_names(set(tuned.targeted_module_names), paths)
-    return tuned
+    return _attached(model, config)
 
 
 def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
     """The model with the adapter of `folder`, trained further.
 
-    Raises RunError (InvalidConfig, AdapterMismatch) where `asked` describes another adapter than the one there is.
+    Raises RunError (InvalidConfig): AdapterMismatch where `asked` describes another adapter than the one there is,
+    AdapterInvalid where its weights are not those of its config.
     """
-    _check_same(model, LoraConfig.from_pretrained(str(folder)), asked)
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    tuned = adapter_without_weights(model, folder, asked)
+    try:
+        found = set_peft_model_state_dict(tuned, load_file(folder / ADAPTER_WEIGHTS_FILE))
+    except (KeyError, RuntimeError) as error:
+        raise _misfit(str(error)) from error
+    missing = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad} & {*found.missing_keys}
+    if missing or found.unexpected_keys:
+        raise _misfit(f"missing {quoted(missing, most=2)}, without use {quoted(found.unexpected_keys, most=2)}")
+    return tuned
 
 
 def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
-    """As `continue_adapter`, for a model on the meta device: the adapter's shape alone."""
+    """As `continue_adapter`, but for the adapter's weights: its shape alone, also for a model on the meta device."""
     config = LoraConfig.from_pretrained(str(folder))
     _check_same(model, config, asked)
     config.inference_mode, config.base_model_name_or_path = False, None
-    return get_peft_model(model, config)
+    return _attached(model, config)
+
+
+def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    tuned = get_peft_model(model, config)
+    train_in_fp32(tuned)
+    # PEFT keeps sets, which would be written in another order each time.
+    if not isinstance(config.target_modules, str):
+        config.target_modules = sorted(config.target_modules or [])
+    config.target_parameters = sorted(config.target_parameters or []) or None
+    return tuned
 
 
 def _check_same(model: PreTrainedModel, config: LoraConfig, asked: Lora | None) -> None:
@@ -67,11 +87,16 @@ def _check_same(model: PreTrainedModel, config: LoraConfig, asked: Lora | None) 
         rank=config.r,
         alpha=float(config.lora_alpha),
         dropout=float(config.lora_dropout),
-        target_modules=_listed(config.target_modules),
+        dora=config.use_dora,
+        rslora=config.use_rslora,
+        target_modules=[*_listed(config.target_modules), *_listed(config.target_parameters)],
+        modules_to_save=_listed(config.modules_to_save),
     )
     differing = [field for field in Lora.model_fields if getattr(asked, field) != getattr(there, field)]
-    if "target_modules" in differing and _same_modules(model, config, asked):
+    if "target_modules" in differing and _same_targets(model, config, asked):
         differing.remove("target_modules")
+    if "modules_to_save" in differing and _same_saved(model, config, asked):
+        differing.remove("modules_to_save")
     if not differing:
         return
     described = "; ".join(
@@ -83,84 +108,39 @@ def _check_same(model: PreTrainedModel, config: LoraConfig, asked: Lora | None) 
     raise RunError(FailureClass.INVALID_CONFIG, "AdapterMismatch", message, remedy)
 
 
-def _same_modules(model: PreTrainedModel, config: LoraConfig, asked: Lora) -> bool:
-    return _targeted(model, resolve_targets(model, asked.target_modules)) == _targeted(model, config.target_modules)
+def _same_targets(model: PreTrainedModel, config: LoraConfig, asked: Lora) -> bool:
+    wanted = resolve_targets(model, asked)
+    there = config.target_modules
+    if there == ALL_LINEAR:
+        there = resolve_targets(model, Lora()).modules
+    return _targeted(model, wanted.modules, wanted.parameters) == _targeted(model, there, config.target_parameters)
 
 
-def _targeted(model: PreTrainedModel, targets: str | Iterable[str]) -> set[str]:
-    """Paths of the linear modules that PEFT adapts: a text is all-linear or a pattern of whole paths."""
-    linear = linear_modules(model)
-    if targets == ALL_LINEAR:
-        head = model.get_output_embeddings()
-        return {path for path in linear if model.get_submodule(path) is not head}
-    if isinstance(targets, str):
-        return {path for path in linear if re.fullmatch(targets, path)}
-    return {path for path in linear if any(_ends_with(path, name) for name in targets)}
+def _targeted(model: PreTrainedModel, modules: str | Iterable[str], parameters: Iterable[str] | None) -> set[str]:
+    """Paths of what PEFT adapts: a text is a pattern of whole paths."""
+    linear, names = linear_modules(model), list(parameters or [])
+    experts = {path for path in expert_weights(model) if any(ends_with(path, name) for name in names)}
+    if isinstance(modules, str):
+        return experts | {path for path in linear if re.fullmatch(modules, path)}
+    names = list(modules)
+    return experts | {path for path in linear if any(ends_with(path, name) for name in names)}
 
 
-def _listed(targets: str | Iterable[str]) -> list[str]:
-    return [targets] if isinstance(targets, str) else sorted(targets)
+def _same_saved(model: PreTrainedModel, config: LoraConfig, asked: Lora) -> bool:
+    return sorted(resolve_saved(model, asked.modules_to_save).names) == _listed(config.modules_to_save)
+
+
+def _listed(names: str | Iterable[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else sorted(names or [])
 
 
 def _shown(value: float | list[str]) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return quoted(value, most=8) if isinstance(value, list) else f"{value:g}"
 
 
-def resolve_targets(model: nn.Module, names: list[str]) -> str | list[str]:
-    """What PEFT is told to adapt: a name matches a whole last part of a module's path, a regex the whole path."""
-    if names == [ALL_LINEAR]:
-        return ALL_LINEAR
-    linear = linear_modules(model)
-    if any(name.startswith(REGEX_PREFIX) for name in names):
-        return _matching(linear, names)
-    missing = [name for name in names if not any(_ends_with(path, name) for path in linear)]
-    if missing:
-        raise _not_found(missing, linear)
-    return names
-
-
-def shortest_names(targeted: set[str], paths: list[str]) -> list[str]:
-    """The last parts of the targeted paths, if they name these modules and no other; else the whole paths; sorted."""
-    last_parts = {path.rpartition(".")[2] for path in targeted}
-    named = {path for path in paths if path.rpartition(".")[2] in last_parts}
-    return sorted(last_parts if named == targeted else targeted)
-
-
-def linear_modules(model: nn.Module) -> list[str]:
-    """Paths of all linear modules."""
-    return [path for path, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-
-
-def _matching(linear: list[str], names: list[str]) -> list[str]:
-    """Paths that the one regex matches. Only linear ones: PEFT would stumble over a container that matches too."""
-    if len(names) > 1:
-        message = f"method.lora.targetModules has {len(names)} entries, but a 'regex:' entry stands alone"
-        raise _invalid(message, "Put the other names into the pattern.")
-    try:
-        pattern = re.compile(names[0].removeprefix(REGEX_PREFIX))
-    except re.error as error:
-        message = f"method.lora.targetModules: '{names[0]}' is not a regular expression: {error}"
-        raise _invalid(message, "Correct the pattern; it must match whole module paths.") from error
-    found = [path for path in linear if pattern.fullmatch(path)]
-    if not found:
-        raise _not_found(names, linear)
-    return found
-
-
-def _ends_with(path: str, name: str) -> bool:
-    return path == name or path.endswith(f".{name}")
-
-
-def _not_found(missing: list[str], linear: Iterable[str]) -> RunError:
-    last_parts = list(dict.fromkeys(path.rpartition(".")[2] for path in linear))
-    message = (
-        f"method.lora.targetModules names {quoted(missing)}, which no linear module of the model matches; "
-        f"there are {quoted(last_parts)}"
-    )
-    return RunError(
-        FailureClass.INVALID_CONFIG, "TargetModulesNotFound", message, "Name modules of the model, or all-linear."
-    )
-
-
-def _invalid(message: str, remedy: str) -> RunError:
-    return RunError(FailureClass.INVALID_CONFIG, "TargetModulesInvalid", message, remedy)
+def _misfit(why: str) -> RunError:
+    message = f"the weights of the adapter to train further do not fit its config and this base: {why}"
+    remedy = "Start from an artifact as it was published, on the base that its lock file names."
+    return RunError(FailureClass.INVALID_CONFIG, "AdapterInvalid", message, remedy)

@@ -2,7 +2,8 @@
 
 A packed batch has no attention mask; `RowLayout` says where its rows lie, and travels to every layer as the keyword
 argument `row_layout` of the model's forward. On CUDA the rows go through one variable-length kernel; elsewhere each
-run of equally long rows goes through one call of scaled_dot_product_attention.
+run of equally long rows goes through one call of scaled_dot_product_attention. A model whose layers do not hand keyword
+arguments on gets the layout as a mask of blocks instead, quadratic in the batch.
 
 The name is registered in transformers' AttentionInterface and, on purpose, not in its AttentionMaskInterface: then no
 mask is built at all, which would cost memory quadratic in the batch and, on CUDA, a host sync per forward. That is safe
@@ -11,7 +12,9 @@ because a forward without `row_layout` raises instead of attending over padding.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -20,7 +23,7 @@ from torch.nn import Module
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
-from finetune_trainer.batch import RowLayout
+from finetune_trainer.batch import Packing, RowLayout
 
 ROW_ATTENTION = "finetune_rows"
 """Name of the attention implementation in transformers' registry."""
@@ -33,6 +36,26 @@ class UnsupportedByRowAttentionError(NotImplementedError):
     """The model asks for something that only its own attention can do: it runs unpacked."""
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How a layer makes weights of query and key, beside what lies in them."""
+
+    scaling: float | None
+    """None = 1 / √d."""
+    window: int | None = None
+    """A token sees itself and so many - 1 before it; None = all before it."""
+    dropout: float = 0.0
+    softcap: float | None = None
+    """Scores are bent to ± this."""
+    sinks: Tensor | None = None
+    """(heads): one more score for each token, which takes weight and gives nothing."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether kernels know it."""
+        return self.softcap is None and self.sinks is None
+
+
 def row_attention(
     module: Module,
     query: Tensor,
@@ -42,35 +65,46 @@ def row_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     row_layout: RowLayout | None = None,
     **extras: object,
 ) -> tuple[Tensor, None]:
     """Causal attention within each row; transformers' attention interface.
 
     query (1, heads, tokens, d), key and value (1, kv heads, tokens, d). Returns (1, tokens, heads, d).
-    Raises UnsupportedByRowAttentionError for what it cannot do: soft caps, sinks, biases, bidirectional layers.
+    Raises UnsupportedByRowAttentionError for what it cannot do: biases, bidirectional layers.
     """
-    refused = [name for name in ("softcap", "s_aux", "position_bias", "head_mask") if extras.get(name) is not None]
+    refused = [name for name in ("position_bias", "head_mask") if extras.get(name) is not None]
     if row_layout is None or refused or not getattr(module, "is_causal", True):
         raise UnsupportedByRowAttentionError(f"row attention lacks {refused or 'a row layout'}")
-    if _fits_kernel(query, dropout):
-        return _kernel_attention(query, key, value, scaling, sliding_window, row_layout), None
-    return _split_attention(query, key, value, dropout, scaling, sliding_window, row_layout.lengths), None
+    query, key, value = _in_compute_precision(query, key, value)
+    scoring = Scoring(scaling, sliding_window, dropout, softcap, s_aux)
+    if _fits_kernel(query, value, scoring):
+        return _kernel_attention(query, key, value, scoring, row_layout), None
+    return _split_attention(query, key, value, scoring, row_layout.lengths), None
 
 
-def _fits_kernel(query: Tensor, dropout: float) -> bool:
+def _in_compute_precision(*tensors: Tensor) -> list[Tensor]:
+    """What autocast does for scaled_dot_product_attention, it does for no other kernel: rotated queries are fp32."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    return [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+
+
+def _fits_kernel(query: Tensor, value: Tensor, scoring: Scoring) -> bool:
     return (
         query.is_cuda
-        and dropout == 0.0
+        and scoring.is_plain
+        and scoring.dropout == 0.0
         and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] <= KERNEL_MAX_HEAD_DIM
+        and query.shape[-1] == value.shape[-1] <= KERNEL_MAX_HEAD_DIM
         and query.shape[-1] % 8 == 0
     )
 
 
-def _kernel_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None, layout: RowLayout
-) -> Tensor:
+def _kernel_attention(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, layout: RowLayout) -> Tensor:
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     out = varlen_attn(
         query,
@@ -80,41 +114,23 @@ def _kernel_attention(
         layout.offsets,
         layout.longest,
         layout.longest,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
+        scale=scoring.scaling,
+        window_size=(-1 if scoring.window is None else scoring.window - 1, 0),
         enable_gqa=key.shape[1] != query.shape[1],
     )
     assert isinstance(out, Tensor)
     return out[None]
 
 
-def _split_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    dropout: float,
-    scaling: float | None,
-    window: int | None,
-    lengths: Sequence[int],
-) -> Tensor:
+def _split_attention(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, lengths: Sequence[int]) -> Tensor:
     """Split, not slices: the gradient of a split is one concatenation, that of n slices n buffers of full size."""
     runs = [(length, len(list(group))) for length, group in groupby(lengths)]
     sizes = [length * count for length, count in runs]
-    grouped = key.shape[1] != query.shape[1]
+    attend = _sdpa if scoring.is_plain else _spelled_out
     outputs = []
     parts = zip(runs, *(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
     for (length, count), q, k, v in parts:
-        mask = _window_mask(length, window, query.device) if window is not None and window < length else None
-        out = functional.scaled_dot_product_attention(
-            _unfold(q, count, length),
-            _unfold(k, count, length),
-            _unfold(v, count, length),
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
+        out = attend(_unfold(q, count, length), _unfold(k, count, length), _unfold(v, count, length), scoring)
         outputs.append(out.transpose(1, 2).reshape(1, count * length, query.shape[1], value.shape[-1]))
     return torch.cat(outputs, dim=1)
 
@@ -124,6 +140,36 @@ def _unfold(x: Tensor, count: int, length: int) -> Tensor:
     if count == 1:
         return x
     return x.transpose(1, 2).reshape(count, length, x.shape[1], x.shape[3]).transpose(1, 2)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+    length, window = query.shape[2], scoring.window
+    mask = _window_mask(length, window, query.device) if window is not None and window < length else None
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=scoring.dropout,
+        is_causal=mask is None,
+        scale=scoring.scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+
+
+def _spelled_out(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+    """softmax(cap(q kᵀ · scale), sinks) v, with all its weights in memory: kernels know neither cap nor sinks."""
+    length, groups = query.shape[2], query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scoring.scaling is None else scoring.scaling)
+    if scoring.softcap is not None:
+        scores = torch.tanh(scores / scoring.softcap) * scoring.softcap
+    scores = scores.masked_fill(~_window_mask(length, scoring.window or length, query.device), -torch.inf)
+    if scoring.sinks is not None:
+        sinks = scoring.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(len(scores), -1, length, 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = torch.softmax(scores.float(), dim=-1)[..., :length].to(value.dtype)
+    return functional.dropout(weights, scoring.dropout) @ value
 
 
 def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
@@ -137,8 +183,12 @@ AttentionInterface.register(ROW_ATTENTION, row_attention)
 
 
 @contextmanager
-def rows_attended(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model attends over packed rows; after it, as before."""
+def rows_attended(model: PreTrainedModel, packing: Packing = Packing.ROWS) -> Iterator[None]:
+    """Inside, the model attends over packed rows, in the way that suits it; after it, as before."""
+    if packing is Packing.BLOCKS:
+        with _blocks_masked(model):
+            yield
+        return
     before = model.config._attn_implementation
     model.set_attn_implementation(ROW_ATTENTION)
     try:
@@ -147,34 +197,61 @@ def rows_attended(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-PROBE_LENGTHS = (7, 5)
-LEAK_TOLERANCE = 2e-2
-"""Largest difference of hidden states, relative to their size, that bf16 rounding explains; a leak is of order 1."""
+@contextmanager
+def _blocks_masked(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a row layout becomes the mask that it means, for models whose layers hear nothing of layouts."""
+    # The decoder alone, or the whole model, which hands the mask on to it.
+    hooked = {id(module): module for module in (model, model.get_decoder())}.values()
+    hooks = [module.register_forward_pre_hook(_mask_blocks, with_kwargs=True) for module in hooked]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _mask_blocks(module: Module, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    layout, mask = named.pop("row_layout", None), named.get("attention_mask")
+    if layout is not None:
+        return arguments, named | {"attention_mask": block_mask(layout)}
+    if mask is None or mask.ndim != 4:
+        raise UnsupportedByRowAttentionError("a packed forward needs a row layout")
+    return arguments, named
+
+
+def block_mask(layout: RowLayout) -> Tensor:
+    """bool (1, 1, tokens, tokens): a token sees itself and those before it in its own row."""
+    at = torch.arange(sum(layout.lengths), device=layout.offsets.device)
+    row = torch.bucketize(at, layout.offsets, right=True)
+    return ((row[:, None] == row[None, :]) & (at[:, None] >= at[None, :]))[None, None]
+
+
+LEAK_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Largest difference of hidden states, relative to their size, that rounding explains, by compute precision."""
 
 
 @torch.no_grad()
-def packs_cleanly(model: PreTrainedModel, layout: RowLayout, ids: Tensor, position_ids: Tensor) -> bool:
+def packs_cleanly(
+    decoder: PreTrainedModel, layout: RowLayout, ids: Tensor, position_ids: Tensor, packing: Packing, tolerance: float
+) -> bool:
     """Whether rows of a packed batch leave each other alone in this model, seen by trying it.
 
     A state-space or convolutional layer carries one row over into the next; a model may also refuse the arguments.
-    ids and position_ids (1, tokens), laid out as `layout` says. The model is left in the mode it was in.
+    ids and position_ids (1, tokens), laid out as `layout` says.
     """
-    training = model.training
-    model.eval()
+    decoder.eval()
     try:
-        with rows_attended(model):
-            packed = _hidden(model, ids, position_ids, layout)
-    except (UnsupportedByRowAttentionError, TypeError, ValueError):
+        with rows_attended(decoder, packing):
+            packed = _said(decoder, input_ids=ids, position_ids=position_ids, row_layout=layout)
+    except (UnsupportedByRowAttentionError, TypeError, ValueError, RuntimeError, IndexError):
         return False
-    finally:
-        model.train(training)
-    model.eval()
-    alone = torch.cat([_hidden(model, row, None, None) for row in torch.split(ids, list(layout.lengths), dim=1)], dim=1)
-    model.train(training)
-    return bool((packed - alone).abs().max() <= LEAK_TOLERANCE * alone.abs().max())
+    rows = torch.split(ids, list(layout.lengths), dim=1)
+    alone = torch.cat([_said(decoder, input_ids=row) for row in rows], dim=1)
+    return bool((packed - alone).abs().max() <= tolerance * alone.abs().max())
 
 
-def _hidden(model: PreTrainedModel, ids: Tensor, position_ids: Tensor | None, layout: RowLayout | None) -> Tensor:
-    extras = {} if layout is None else {"row_layout": layout, "position_ids": position_ids}
-    out: Tensor = model.get_decoder()(input_ids=ids, use_cache=False, **extras).last_hidden_state
-    return out.float()
+def _said(decoder: PreTrainedModel, **arguments: object) -> Tensor:
+    """Hidden states, or the logits of a model that counts its head to its decoder."""
+    output = decoder(**arguments, use_cache=False)
+    said: Tensor = output["last_hidden_state"] if "last_hidden_state" in output else output["logits"]
+    return said.float()

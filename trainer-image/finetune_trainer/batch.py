@@ -1,9 +1,21 @@
 """A micro-batch on a device: what packing makes, attention and loss read."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 from torch import Tensor
+
+
+class Packing(StrEnum):
+    """How rows that lie end to end are kept apart."""
+
+    NONE = "none"
+    """Not at all: they are padded instead."""
+    ROWS = "rows"
+    """Attention knows where they lie."""
+    BLOCKS = "blocks"
+    """By a mask."""
 
 
 @dataclass(frozen=True)

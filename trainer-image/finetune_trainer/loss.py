@@ -94,10 +94,14 @@ HEAD_TOLERANCE = 1e-2
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel, ids: Tensor) -> bool:
     """Whether the model's logits are its output embedding of the last hidden state, seen by trying it on ids (1, t)."""
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        return False  # Small logits pass it unchanged, those of a trained model do not.
     training = model.training
     model.eval()
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    bare = model.get_output_embeddings()(hidden).float()
+    output = model.get_decoder()(input_ids=ids, use_cache=False)
     own = model(input_ids=ids, use_cache=False).logits.float()
     model.train(training)
+    if "last_hidden_state" not in output:
+        return False  # What calls itself the decoder has the head in it.
+    bare = model.get_output_embeddings()(output["last_hidden_state"]).float()
     return bool((own - bare).abs().max() <= HEAD_TOLERANCE * own.abs().max())

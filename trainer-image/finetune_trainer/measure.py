@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.resource import Evaluation, Generation, TrainingSpec
 from finetune_api.status import Comparison, EvaluationStatus
 from transformers import GenerationConfig, PreTrainedModel
 
 from finetune_trainer.answers import answer_in, answer_pattern
-from finetune_trainer.attention import PROBE_LENGTHS, packs_cleanly, rows_attended
-from finetune_trainer.batch import Batch
+from finetune_trainer.attention import rows_attended
+from finetune_trainer.batch import Batch, Packing
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import not_finite
 from finetune_trainer.evaluate import Likelihood, likelihood
@@ -22,8 +23,9 @@ from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.generate import Stops, generate, generation_settings
 from finetune_trainer.loss import LossModel, has_plain_head
 from finetune_trainer.model import Model, bare
-from finetune_trainer.pack import micro_batches, packed_batch
+from finetune_trainer.pack import micro_batches
 from finetune_trainer.prepared import Reference, TokenRows, continuable
+from finetune_trainer.probe import UNPACKED, find_packing
 from finetune_trainer.scores import label_scores, rouge_l, share_equal
 
 
@@ -36,11 +38,16 @@ class Engine:
     """The transformers model itself."""
     loss: LossModel
     compute: Compute
-    packed: bool
+    packing: Packing
+
+    @property
+    def packed(self) -> bool:
+        """Whether batches are packed, not padded."""
+        return self.packing is not Packing.NONE
 
     def attending(self) -> AbstractContextManager[None]:
         """Inside, batches of this engine may go through `loss`."""
-        return rows_attended(self.inner) if self.packed else nullcontext()
+        return rows_attended(self.inner, self.packing) if self.packed else nullcontext()
 
     def batches(self, rows: TokenRows, rows_per_batch: int) -> Iterator[Batch]:
         """All rows, on the device."""
@@ -59,24 +66,17 @@ def make_engine(model: Model, compute: Compute, packing: bool, warn: Callable[[s
     """Find out what the model can do: fused adapters, and packing where rows leave each other alone."""
     inner = bare(model)
     fuse_adapters(inner)
-    probe = packed_batch(_probe_rows(inner.config.get_text_config().vocab_size), range(len(PROBE_LENGTHS)))
-    probe = probe.to(compute.device)
-    assert probe.layout is not None
+    way = find_packing(inner, compute) if packing else Packing.NONE
+    if packing and way is Packing.NONE:
+        warn(UNPACKED)
+    ids = torch.arange(HEAD_PROBE_TOKENS, device=compute.device)[None] % inner.config.get_text_config().vocab_size
     with compute.autocast():
-        packed = packing and packs_cleanly(inner, probe.layout, probe.input_ids, probe.position_ids)
-        plain_head = has_plain_head(inner, probe.input_ids)
-    if packing and not packed:
-        warn("hyperparameters.packing: rows of this model would see each other, so they are padded instead; same loss")
-    return Engine(model, inner, LossModel(inner, plain_head, compute.autocast), compute, packed)
+        plain_head = has_plain_head(inner, ids)
+    return Engine(model, inner, LossModel(inner, plain_head, compute.autocast), compute, way)
 
 
-def _probe_rows(vocabulary: int) -> TokenRows:
-    """Rows of some ids, for trying a model out."""
-    import numpy as np
-
-    ids = (np.arange(sum(PROBE_LENGTHS)) * 7 + 3) % vocabulary
-    offsets = np.concatenate([[0], np.cumsum(PROBE_LENGTHS)])
-    return TokenRows(ids.astype(np.int32), np.ones(len(ids), np.bool_), offsets.astype(np.int64))
+HEAD_PROBE_TOKENS = 12
+"""Ids that tell whether a model changes its logits."""
 
 
 @dataclass(frozen=True)
