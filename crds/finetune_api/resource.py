@@ -505,6 +505,14 @@ class Output(Model):
     """`adapter` (default for `lora`) or `merged` into the unquantised base; `full` publishes the model, always."""
 
 
+class Checksums(StrEnum):
+    """Whether uploads carry a SHA-256 that the server checks and keeps."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class Storage(Model):
     """How S3 is reached."""
 
@@ -516,6 +524,9 @@ class Storage(Model):
     """Secret with keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`)."""
     service_account_name: str = Field(default="", max_length=253)
     """Service account of the pods, for workload identity; empty = `default`."""
+    checksums: Checksums = Checksums.AUTO
+    """SHA-256 of uploads: `auto` sends it unless the server refuses it, `always` fails then, `never` sends none. What
+    was uploaded without one is read back and compared."""
 
 
 class TolerationOperator(StrEnum):

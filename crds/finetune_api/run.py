@@ -14,7 +14,7 @@ from finetune_api.names import (
     Activity,
     Stage,
 )
-from finetune_api.resource import TrainingSpec
+from finetune_api.resource import Checksums, TrainingSpec
 from finetune_api.status import (
     ArtifactStatus,
     BestStatus,
@@ -58,6 +58,8 @@ class StorageAccess(StrictModel):
     """Region; empty = `us-east-1`."""
     credentials: SecretFolder | None = None
     """Where the keys are; None = the SDK's own chain (workload identity)."""
+    checksums: Checksums = Checksums.AUTO
+    """Whether uploads carry a checksum that the server checks."""
 
 
 class ReportTarget(StrictModel):

@@ -46,7 +46,10 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings)
     """The order to the trainer: URIs that it can open itself, no Kubernetes words, no secrets."""
     meta, spec = finetune.metadata, finetune.spec
     access = StorageAccess(
-        endpoint=spec.storage.endpoint, region=spec.storage.region, credentials=_folder(finetune, "storage")
+        endpoint=spec.storage.endpoint,
+        region=spec.storage.region,
+        credentials=_folder(finetune, "storage"),
+        checksums=spec.storage.checksums,
     )
     return RunSpec(
         identity=RunIdentity(namespace=meta.namespace, name=meta.name, uid=meta.uid),

@@ -8,7 +8,8 @@ import pytest
 from finetune_api.run import RunSpec, SecretFolder, StorageAccess
 from finetune_trainer.__main__ import main
 from finetune_trainer.prepared import read_prepared
-from finetune_trainer.store import open_store, s3_client
+from finetune_trainer.s3 import s3_client
+from finetune_trainer.store import open_store
 
 from tests.trainer.runs import some_pairs, write_jsonl
 from tests.trainer.tiny import a_model_folder

@@ -10,7 +10,8 @@ from finetune_api.run import RunResult, RunSpec, SecretFolder, StorageAccess
 from finetune_api.status import Metrics
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
-from finetune_trainer.store import Store, open_store, s3_client
+from finetune_trainer.s3 import s3_client
+from finetune_trainer.store import Store, open_store
 
 from tests.trainer.runs import a_run
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from finetune_api.run import SecretFolder, StorageAccess
 from finetune_trainer.errors import RunError
-from finetune_trainer.store import PART_BYTES, FileStore, NotFoundError, Store, open_store, s3_client, split_uri, uri_of
+from finetune_trainer.s3 import PART_BYTES, s3_client
+from finetune_trainer.store import FileStore, NotFoundError, Store, open_store, split_uri, uri_of
 
 CLOSED = "http://127.0.0.1:9"
 """Nothing listens on the discard port."""

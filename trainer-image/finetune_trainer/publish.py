@@ -5,6 +5,7 @@ publishes nothing. Loads without torch.
 """
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,10 +17,15 @@ from pydantic import ValidationError
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.manifest import ManifestFile, described
-from finetune_trainer.store import NotFoundError, Store, uri_of
+from finetune_trainer.store import NotFoundError, Store, damaged, uri_of
 
 WRITER_LENGTH = 8
 """Characters of the writer's id that tell its folder from others'."""
+
+OVERWRITES = (
+    "the server of {} overwrites in spite of If-None-Match: the manifest is written only where none is seen, but of "
+    "two pods that publish in the same moment the last one wins"
+)
 
 
 class Manifest(Model):
@@ -74,31 +80,63 @@ def upload(store: Store, spec: RunSpec, folder: Path, writer: str) -> str:
     return key
 
 
-def publish(store: Store, spec: RunSpec, folder: Path, writer: str, form: str, result: RunResult) -> RunResult:
+def publish(
+    store: Store,
+    spec: RunSpec,
+    folder: Path,
+    writer: str,
+    form: str,
+    result: RunResult,
+    warn: Callable[[str], None] = lambda message: None,
+) -> RunResult:
     """Upload every file of `folder` and publish it. Returns the result of whoever published first: us, or a twin."""
-    key = upload(store, spec, folder, writer)
+    key, names = upload(store, spec, folder, writer), _names(folder)
     manifest = Manifest(
         identity=spec.identity,
         attempt=spec.attempt,
         created_at=datetime.now(UTC),
         uri=uri_of(store, key),
         format=form,
-        files=[described(folder, name) for name in _names(folder)],
+        files=[described(folder, name) for name in names],
         result=result,
     )
     data = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=1).encode()
-    if store.put_if_absent(MANIFEST_FILE, data):
+    smallest = min(names, key=lambda name: (folder / name).stat().st_size)
+    if not store.keeps_what_is_there(f"{key}/{smallest}", (folder / smallest).read_bytes()):
+        warn(OVERWRITES.format(store.uri))
+        if (earlier := existing_result(store, spec)) is not None:
+            return earlier
+    wrote = store.put_if_absent(MANIFEST_FILE, data)
+    return _what_readers_find(store, spec, manifest, data, wrote)
+
+
+def _what_readers_find(store: Store, spec: RunSpec, manifest: Manifest, data: bytes, wrote: bool) -> RunResult:
+    """The manifest as it is read back, whoever wrote it: that is what readers will trust.
+
+    One that we wrote and that is neither ours nor a twin's was damaged: nobody needs it, and it would bar the way.
+    """
+    found = store.get_bytes(MANIFEST_FILE) if wrote else b""
+    if found == data:
         return _with_artifact(store, manifest, data)
+    if wrote and not _is_of_another(found, manifest):
+        store.delete(MANIFEST_FILE)
+        raise damaged(uri_of(store, MANIFEST_FILE))
     winner = existing_result(store, spec)
     if winner is None:
-        raise RunError(
-            FailureClass.INFRASTRUCTURE, "ManifestLost", f"{uri_of(store, MANIFEST_FILE)} was there and is gone"
-        )
+        message = f"{uri_of(store, MANIFEST_FILE)} was there and is gone"
+        raise RunError(FailureClass.INFRASTRUCTURE, "ManifestLost", message)
     return winner
 
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _is_of_another(data: bytes, ours: Manifest) -> bool:
+    try:
+        return Manifest.model_validate_json(data).uri != ours.uri
+    except ValidationError:
+        return False
 
 
 def _with_artifact(store: Store, manifest: Manifest, data: bytes) -> RunResult:

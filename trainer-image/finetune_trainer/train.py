@@ -112,7 +112,7 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
     missed = gate_failure(spec.training.evaluation.gate, evaluation)
     if missed is not None:
         return _kept_unpublished(setup, folder, missed, result)
-    return publish(store, spec, folder, writer, setup.form, result)
+    return publish(store, spec, folder, writer, setup.form, result, report.log.warn)
 
 
 def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
