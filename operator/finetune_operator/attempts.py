@@ -60,6 +60,12 @@ def failure_of(job: Job, report: Report | None, disruption: str | None = None) -
     return next((found for pod in job.pods if (found := _failure_of_pod(pod, job.stage))), _failure_without_pod(job))
 
 
+def last_words(job: Job, report: Report | None) -> RunResult | None:
+    """What an attempt said in the end, whether it failed or not; None where it said nothing."""
+    said = (parse_result(pod.message, job.stage) for pod in job.pods)
+    return next((result for result in said if result), _reported_result(job, report))
+
+
 def lost_result(job: Job) -> Failure:
     """A Job that is complete although nobody can say what it found."""
     message = f"Job {job.name} is complete, but its pod is gone and its result with it"

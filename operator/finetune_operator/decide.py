@@ -14,7 +14,7 @@ from finetune_api.run import RunResult
 from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneStatus, Resolved
 
 from finetune_operator import limits, stages
-from finetune_operator.attempts import a_failure, failure_of, findings_of, lost_result, result_of, vanished
+from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
 from finetune_operator.conditions import (
     CANCELLED,
     FALSE,
@@ -26,7 +26,7 @@ from finetune_operator.conditions import (
     set_condition,
 )
 from finetune_operator.observed import Job, JobState, Observed
-from finetune_operator.progress import merge_report
+from finetune_operator.progress import back_to_checkpoint, merge_report
 from finetune_operator.settings import Settings
 from finetune_operator.verdict import Attempt, Step, Verdict, concluded
 
@@ -121,6 +121,7 @@ def _after_the_end(finetune: Finetune, now: datetime) -> Decision:
 
 def _story(run: Run) -> Step:
     """Base model, then prepare, then train; each step is gone through again in every pass."""
+    run = replace(run, status=_with_last_words(run))
     if run.finetune.spec.cancel:
         return _cancelled(run)
     if (step := _base_model(run)) is not None:
@@ -132,6 +133,17 @@ def _story(run: Run) -> Step:
             return step
         run = replace(run, status=step.status)
     return _suspended(run) if run.finetune.spec.suspend else _stage(run, Stage.TRAIN)
+
+
+def _with_last_words(run: Run) -> FinetuneStatus:
+    """The status with what training had reached when its newest attempt ended, however it ended."""
+    entry = stages.find(run.status, Stage.TRAIN)
+    job = run.observed.job(Stage.TRAIN, entry.attempt) if entry else None
+    said = last_words(job, run.observed.report) if job else None
+    if said is None:
+        return run.status
+    reached = {"checkpoint": said.checkpoint or run.status.checkpoint, "best": said.best or run.status.best}
+    return run.status.model_copy(update=reached)
 
 
 def _base_model(run: Run) -> Step | None:
@@ -219,15 +231,14 @@ def _start(run: Run, attempt: Attempt) -> Step:
 
 
 def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) -> FinetuneStatus:
-    """The status at the start of an attempt; training begins at step 0, so what an earlier one had reached goes."""
+    """The status at the start of an attempt: of training, what the newest checkpoint keeps of the earlier ones."""
     status = stages.put(status, attempt.stage, StageState.PENDING, attempt=attempt.number, waiting_since=now)
     resolved = (status.resolved or Resolved()).model_copy(update={"trainer_image": image})
     status = status.model_copy(update={"retry_at": None, "resolved": resolved})
     if attempt.stage is not Stage.TRAIN:
         return status
     kept = [condition for condition in status.conditions if condition.type is not ConditionType.TRAINED]
-    reached: dict[str, object] = {"progress": None, "metrics": None, "history": []}
-    return status.model_copy(update={"attempts": attempt.number, "conditions": kept, **reached})
+    return back_to_checkpoint(status.model_copy(update={"attempts": attempt.number, "conditions": kept}))
 
 
 def _active_pod(run: Run) -> str | None:

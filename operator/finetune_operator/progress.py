@@ -31,7 +31,13 @@ def merge_report(
 
 def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
     body = report.body
-    status = status.model_copy(update={"plan": body.plan or status.plan})
+    status = status.model_copy(
+        update={
+            "plan": body.plan or status.plan,
+            "checkpoint": body.checkpoint or status.checkpoint,
+            "best": body.best or status.best,
+        }
+    )
     if body.progress is None:
         return status
     return status.model_copy(
@@ -61,3 +67,23 @@ def _with_activity(status: FinetuneStatus, report: Report, generation: int) -> F
         now=report.received_at,
     )
     return named.model_copy(update={"conditions": conditions})
+
+
+def back_to_checkpoint(status: FinetuneStatus) -> FinetuneStatus:
+    """The status with what a further attempt goes on from: the newest checkpoint, or nothing where there is none."""
+    saved, progress = status.checkpoint, status.progress
+    if saved is None or progress is None:
+        return status.model_copy(update={"progress": None, "metrics": None, "history": [], "best": None})
+    if progress.step <= saved.step:
+        return status
+    share = saved.step / progress.step
+    reached = {"step": saved.step, "percent": int(progress.percent * share), "epoch": round(progress.epoch * share, 4)}
+    best = status.best if status.best and status.best.step <= saved.step else None
+    return status.model_copy(
+        update={
+            "progress": progress.model_copy(update=reached | {"eta_seconds": None}),
+            "metrics": None,
+            "history": [row for row in status.history if row.step <= saved.step],
+            "best": best,
+        }
+    )

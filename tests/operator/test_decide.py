@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from finetune_api.names import ConditionType, FailureClass, Phase, Stage
 from finetune_api.resource import Finetune
+from finetune_api.run import RunResult
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.decide import Decision, decide, refused
@@ -379,6 +380,42 @@ def test_a_new_attempt_does_not_show_the_progress_of_the_last() -> None:
     again = decided(status, failed(TRAIN, exit_code=143), report=report).status
     assert again.progress is None
     assert again.phase is Phase.PENDING
+
+
+SAVED = {"step": 7, "uri": "s3://out/checkpoints/step-7-abc", "savedAt": "2026-01-02T12:00:00Z"}
+
+
+def test_a_checkpoint_and_the_best_loss_are_shown_as_reported() -> None:
+    job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
+    report = a_report(progress={"step": 9}, checkpoint=SAVED, best={"step": 6, "validationLoss": 0.5})
+    status = decided(after_prepare(), job, report=report).status
+    assert status.checkpoint is not None
+    assert (status.checkpoint.step, status.checkpoint.uri) == (7, SAVED["uri"])
+    assert status.best is not None
+    assert (status.best.step, status.best.validation_loss) == (6, 0.5)
+
+
+def test_a_further_attempt_shows_what_it_goes_on_from() -> None:
+    """The last word of a pod that was told to leave: a checkpoint that no report had told of yet."""
+    job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
+    history = [{"step": step, "epoch": step / 10, "trainingLoss": 1.0} for step in (3, 7, 9)]
+    progress = {"step": 9, "totalSteps": 90, "percent": 10, "epoch": 0.9, "etaSeconds": 5}
+    best = {"step": 9, "validationLoss": 0.5}
+    status = decided(after_prepare(), job, report=a_report(progress=progress, history=history, best=best)).status
+    failure = {"class": "Preempted", "reason": "Terminated", "message": "told to stop"}
+    message = RunResult.model_validate({"stage": "train", "failure": failure, "checkpoint": SAVED}).to_message()
+    left = a_job(TRAIN, 1, FAILED, a_pod(phase="Failed", exit_code=143, message=message))
+    decision = decided(status, left)
+    again = decision.status
+    assert decision.start == Attempt(TRAIN, 2)
+    assert again.checkpoint is not None
+    assert again.checkpoint.step == 7
+    assert again.progress is not None
+    assert (again.progress.step, again.progress.percent, again.progress.epoch) == (7, 7, 0.7)
+    assert again.progress.eta_seconds is None
+    assert [row.step for row in again.history] == [3, 7]
+    assert again.best is None, "it was measured after the checkpoint, and is measured again"
+    assert decided(again, left).status == again
 
 
 def base_run(status: FinetuneStatus | None = None) -> Finetune:
