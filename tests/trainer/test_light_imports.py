@@ -7,7 +7,7 @@ import pytest
 
 LIGHT = """
 credentials corpus data_report datasets effective errors fetch hub model_config pairs prepare prepared report rows split
-store survey template tokens vocabulary __main__ answers gate log publish card quiet scores
+store survey template tokens vocabulary __main__ answers commands gate held_out log publish card quiet scores
 """
 
 

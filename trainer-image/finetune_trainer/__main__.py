@@ -1,5 +1,7 @@
 """`python -m finetune_trainer prepare|train --run FILE`: read the order, run the stage, write the result, exit.
 
+`generate` and `evaluate` try an artifact out, see `--help`.
+
 The exit code says what kind of failure it was, should the result be lost. The environment is read here alone.
 """
 
@@ -18,6 +20,7 @@ from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Failure
 from pydantic import ValidationError
 
+from finetune_trainer.commands import COMMANDS, add_commands, run_command
 from finetune_trainer.errors import RunError, Termination, one_line
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
@@ -39,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if parsed.command == "reload":
             return _reload(Path(parsed.check))
+        if parsed.command in COMMANDS:
+            return _tried(parsed, log)
         return run_stage(Stage(parsed.command), read_run(Path(parsed.run)), log)
     except RunError as error:
         log.warn(f"{error} {error.remedy}")
@@ -125,6 +130,17 @@ def _reload(path: Path) -> int:
     return Exit.OK
 
 
+def _tried(parsed: argparse.Namespace, log: Log) -> int:
+    try:
+        run_command(parsed, log)
+    except RunError:
+        raise
+    except Exception as error:  # noqa: BLE001 (its class makes the exit code)
+        log.unexpected(error)
+        return _exit_code(unexpected_failure(error))
+    return Exit.OK
+
+
 def _write_result(spec: RunSpec, result: RunResult, log: Log) -> None:
     """A result that cannot be written is told in the log: it is reported all the same, and the exit code says most."""
     try:
@@ -176,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--run", required=True, metavar="FILE", help="the order, run.json")
     reload = commands.add_parser("reload", help="compare a written artifact with what was trained")
     reload.add_argument("--check", required=True, metavar="FILE", help="what to load and to find")
+    add_commands(commands)
     return parser
 
 

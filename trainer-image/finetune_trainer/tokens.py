@@ -106,6 +106,11 @@ class RowTokenizer:
         self._check(pairs, rows)
         return rows
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """A whole prompt as generation sends it: behind the begin token where there is one, and never behind two."""
+        [ids] = self._first_pieces([prompt])
+        return ids if ids[: len(self.begin_ids)] == self.begin_ids else [*self.begin_ids, *ids]
+
     def _row(self, prompt: list[int], completion: list[int]) -> TokenRow:
         end = [] if completion[-1:] == [self.end_id] else [self.end_id]
         doubled = (prompt or completion)[: len(self.begin_ids)] == self.begin_ids

@@ -1,0 +1,234 @@
+"""Rows 37 and 39, rule E, acceptance cases 15 and 16: an artifact is loaded again, answers and is measured."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_api.names import LOCK_FILE, Exit
+from finetune_api.run import SecretFolder, StorageAccess
+from finetune_trainer.__main__ import main
+from finetune_trainer.compute import Compute
+from finetune_trainer.errors import RunError
+from finetune_trainer.fetch import StoredModel
+from finetune_trainer.log import Log
+from finetune_trainer.restore import Reach
+from finetune_trainer.speaker import Speaker, load_speaker
+from finetune_trainer.store import Store, open_store, s3_client
+
+from tests.trainer.runs import write_jsonl
+from tests.trainer.stories import HIDDEN, Story, a_story_run, capital_rows, tell
+from tests.trainer.tiny import BOS, a_model_folder
+
+METHODS: dict[str, dict[str, Any]] = {
+    "nf4": {"method": {"type": "lora", "quantization": "nf4"}},
+    "full": {"method": {"type": "full"}},
+}
+TEMPLATES = {"promptTemplate": "<<prompt>> -> ", "completionTemplate": "<<completion>>"}
+CPU = Compute(torch.device("cpu"), torch.float32)
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A run with a template, of a model with a begin token."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = a_model_folder(folder / "model", begin_token=True, hidden=HIDDEN)
+    evaluation = {"metrics": ["perplexity", "exactMatch", "rougeL"], "rows": 0}
+    return tell(a_story_run(folder, model, evaluation=evaluation, **TEMPLATES, **METHODS[request.param]))
+
+
+@pytest.fixture(scope="module")
+def speaker(story: Story, tmp_path_factory: pytest.TempPathFactory) -> Speaker:
+    return loaded(story.artifact, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """One command in this process: exit code, what it printed, and its log."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main(["generate" if arguments[0] is None else "evaluate", *map(str, arguments[1:])])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def loaded(place: Path | str, scratch: Path, storage: StorageAccess | None = None) -> Speaker:
+    return load_speaker(str(place), Reach(storage or StorageAccess(), None, scratch), CPU, Log(stream=io.StringIO()))
+
+
+def uploaded(folder: Path, uri: str, access: StorageAccess) -> Store:
+    """The files of a folder, in S3."""
+    store = open_store(uri, access)
+    for path in folder.iterdir():
+        store.put_file(path.name, path)
+    return store
+
+
+def samples_of(story: Story) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (story.artifact / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_restored_artifact_says_what_the_run_said(story: Story, speaker: Speaker) -> None:
+    samples = samples_of(story)
+    assert speaker.answer([sample["prompt"] for sample in samples]) == [sample["tuned"] for sample in samples]
+
+
+def test_a_text_comes_back_as_a_text_and_a_list_as_a_list_in_order(speaker: Speaker) -> None:
+    prompts = ["a= -> ", "quite a long one: b= -> ", "c="]
+    each = [speaker.answer(prompt) for prompt in prompts]
+    assert [type(answer) for answer in each] == [str] * 3
+    assert speaker.answer(prompts) == each
+    assert speaker.answer(prompts[::-1]) == each[::-1]
+    assert speaker.answer([]) == []
+
+
+def test_templates_and_settings_of_the_run_are_there_again(story: Story, speaker: Speaker) -> None:
+    given = story.run.training
+    assert speaker.restored.spec.training.model_copy(update={"model": given.model}) == given
+    assert speaker.restored.spec.identity == story.run.identity
+
+
+def test_a_row_is_asked_by_its_prompt_alone(story: Story, speaker: Speaker) -> None:
+    file = write_jsonl(story.artifact.parents[1] / "rows.jsonl", capital_rows("=", "ab"))
+    [first, _] = speaker.prompts(str(file), None).references
+    assert first.prompt == "a= -> "
+    tokenizer = speaker.tokenizer.tokenizer
+    assert first.prompt_ids == [tokenizer.token_to_id(token) for token in [BOS, *"a= -> "]]
+    assert first.prompt_ids == speaker.tokenizer.prompt_ids("a= -> ") == speaker.tokenizer.prompt_ids(f"{BOS}a= -> ")
+
+
+def test_an_artifact_is_measured_as_its_run_measured_it(story: Story, run: Run) -> None:
+    test = story.artifact.parents[2] / "test.jsonl"
+    code, out, _ = run("evaluate", "--artifact", story.artifact, "--dataset", test, "--as", "test", "--json", "--cpu")
+    assert code == Exit.OK
+    found = json.loads(out)
+    assert story.result.evaluation is not None
+    wanted = {str(metric): both.tuned for metric, both in story.result.evaluation.measured().items()}
+    assert (found.pop("rows"), found.pop("generatedRows")) == (4, 4)
+    assert found == pytest.approx(wanted)
+
+
+def test_other_metrics_and_fewer_rows_can_be_asked_for(story: Story, run: Run) -> None:
+    test = story.artifact.parents[2] / "test.jsonl"
+    arguments = ("--dataset", test, "--metrics", "accuracy,macroF1", "--rows", 2, "--cpu")
+    code, out, _ = run("evaluate", "--artifact", story.artifact, *arguments)
+    assert code == Exit.OK
+    assert [line.split()[0] for line in out.splitlines()] == ["accuracy", "macro", "4"]
+    assert out.endswith("4 rows; 2 of them generated\n")
+
+
+def test_texts_and_rows_are_answered_on_the_command_line(story: Story, run: Run) -> None:
+    first, second, *_ = samples_of(story)
+    prompts = [first["prompt"], second["prompt"]]
+    place = ("--artifact", story.artifact, "--cpu", "--json")
+    assert json.loads(run(None, *place, prompts[0])[1]) == first["tuned"]
+    assert json.loads(run(None, *place, *prompts)[1]) == [first["tuned"], second["tuned"]]
+    file = write_jsonl(story.artifact.parents[2] / "two.jsonl", capital_rows("=", "ab"))
+    assert json.loads(run(None, *place, "--dataset", file)[1]) == [
+        {"row": number, "prompt": each["prompt"], "reference": each["reference"], "text": each["tuned"]}
+        for number, each in enumerate([first, second])
+    ]
+    assert len(json.loads(run(None, *place, "--max-new-tokens", 1, prompts[0])[1])) <= 1
+
+
+@pytest.mark.parametrize("story", ["nf4"], indirect=True)
+def test_a_real_process_answers_each_line_of_its_standard_input(story: Story) -> None:
+    samples = samples_of(story)[:2]
+    command = [sys.executable, "-m", "finetune_trainer", "generate", "--artifact", str(story.artifact), "--cpu"]
+    lines = "".join(f"{sample['prompt']}\n" for sample in samples)
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (Exit.OK, "")
+    assert done.stdout.splitlines() == [sample["tuned"] for sample in samples]
+
+
+@pytest.mark.parametrize("story", ["nf4"], indirect=True)
+def test_an_adapter_and_its_base_in_s3_are_restored_with_keys_of_a_folder(
+    story: Story, s3: Any, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "AWS_ACCESS_KEY_ID").write_text(s3.access_key)
+    (tmp_path / "AWS_SECRET_ACCESS_KEY").write_text(s3.secret_key)
+    access = StorageAccess(endpoint=s3.endpoint, credentials=SecretFolder(directory=str(tmp_path), source="a folder"))
+    s3_client(access).create_bucket(Bucket="restore")
+    lock = json.loads((story.artifact / LOCK_FILE).read_text())
+    base = uploaded(Path(lock["base"]["uri"].removeprefix("file://")), "s3://restore/base", access)
+    artifact = uploaded(story.artifact, "s3://restore/artifact", access)
+    lock["base"] = {"uri": base.uri, "revision": StoredModel(base).revision}
+    artifact.put_bytes(LOCK_FILE, json.dumps(lock).encode())
+    first = samples_of(story)[0]
+    arguments = ("--endpoint", s3.endpoint, "--credentials", tmp_path, "--cpu", first["prompt"])
+    code, out, log = run(None, "--artifact", artifact.uri, *arguments)
+    assert (code, out) == (Exit.OK, f"{first['tuned']}\n"), log
+
+
+@pytest.mark.parametrize("story", ["nf4"], indirect=True)
+def test_an_adapter_on_another_base_than_its_own_is_refused(story: Story, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(story.artifact, tmp_path, dirs_exist_ok=True)
+    lock = json.loads((tmp_path / LOCK_FILE).read_text())
+    (tmp_path / LOCK_FILE).write_text(json.dumps(lock | {"base": lock["base"] | {"revision": "sha256:other"}}))
+    code, _, log = run(None, "--artifact", tmp_path, "--cpu", "a")
+    assert (code, "ModelChanged" in log, "sha256:other" in log) == (Exit.USER_ERROR, True, True)
+
+
+MISTAKES: dict[str, tuple[list[str], str, int]] = {
+    "both texts and a dataset": (["a", "--dataset", "rows.jsonl"], "both texts and --dataset", 42),
+    "no text and no dataset": ([], "neither texts nor --dataset", 42),
+    "a folder without lock file": (["a"], "holds no run.lock.json, so it is no artifact", 42),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_call_is_one_line_and_an_exit_code(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    arguments, words, wanted = MISTAKES[mistake]
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    code, out, log = run(None, "--artifact", tmp_path, "--cpu", *arguments)
+    assert (code, out, len(log.splitlines())) == (wanted, "", 1)
+    assert words in log
+
+
+@pytest.mark.parametrize("place", ["Qwen/Qwen3-0.6B", "hf://Qwen/Qwen3-0.6B"])
+def test_a_name_of_the_hub_is_no_artifact(place: str, run: Run) -> None:
+    code, _, log = run(None, "--artifact", place, "--cpu", "a")
+    assert code == Exit.USER_ERROR
+    assert "NoLockFile" in log or "UriUnsupported" in log
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[]", "cannot be read"), ("{", "cannot be read"), ('{"base": {}, "run": {}}', "'training'")]
+)
+def test_a_lock_file_that_is_none_is_told(tmp_path: Path, run: Run, text: str, words: str) -> None:
+    (tmp_path / LOCK_FILE).write_text(text)
+    code, _, log = run(None, "--artifact", tmp_path, "--cpu", "a")
+    assert (code, "LockFileInvalid" in log, words in log) == (Exit.USER_ERROR, True, True)
+
+
+def test_an_unknown_metric_and_an_unknown_dataset_name_what_there_is(story: Story, run: Run) -> None:
+    place = ("--artifact", story.artifact, "--dataset", story.artifact.parents[2] / "test.jsonl", "--cpu")
+    code, _, log = run("evaluate", *place, "--metrics", "bleu")
+    assert (code, "bleu" in log, "rougeL" in log) == (Exit.USER_ERROR, True, True)
+    code, _, log = run("evaluate", *place, "--as", "nobody")
+    assert (code, "'data', 'test', 'dev'" in log) == (Exit.USER_ERROR, True)
+
+
+@pytest.mark.parametrize(("prompt", "words"), [([], "prompt 1 is empty"), ([5] * 256, "the model's limit is 256")])
+def test_a_prompt_that_cannot_be_continued_is_refused(speaker: Speaker, prompt: list[int], words: str) -> None:
+    with pytest.raises(RunError, match=words) as caught:
+        speaker.continued([prompt])
+    assert caught.value.reason == "PromptInvalid"
+
+
+def test_a_wrong_row_is_told_with_file_and_line(story: Story, run: Run, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a=", "completion": "A"}, {"prompt": "b="}])
+    code, _, log = run("evaluate", "--artifact", story.artifact, "--dataset", file, "--cpu")
+    assert (code, f"{file}, line 2" in log, "completion" in log) == (Exit.USER_ERROR, True, True)

@@ -1,0 +1,109 @@
+"""An artifact as a model again: base and adapter, or the whole model, with the templates and settings of its run.
+
+Everything comes from `run.lock.json`. A folder without one is no artifact, and is never looked up as a name of the hub.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.names import LOCK_FILE, FailureClass
+from finetune_api.resource import BaseModelSource, Quantization, TrainingSpec
+from finetune_api.run import RunIdentity, RunSpec, SecretFolder, StorageAccess
+from peft import PeftModel
+from pydantic import ValidationError
+
+from finetune_trainer.compute import Compute
+from finetune_trainer.errors import RunError
+from finetune_trainer.fetch import ModelFiles, fetch_model
+from finetune_trainer.model import Model, load_base
+from finetune_trainer.store import NotFoundError, Store, open_store
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How files are reached, and where they may lie meanwhile."""
+
+    storage: StorageAccess
+    hub: SecretFolder | None
+    """Folder with `HF_TOKEN`."""
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Restored:
+    """An artifact's model and what its run was."""
+
+    model: Model
+    files: ModelFiles
+    spec: RunSpec
+    """The run's order, with the artifact as its model."""
+
+    @property
+    def training(self) -> TrainingSpec:
+        """Templates and settings of the run."""
+        return self.spec.training
+
+
+def restore(place: str, reach: Reach, compute: Compute) -> Restored:
+    """Load the artifact at an `s3://` or `file://` URI or in a folder.
+
+    Raises RunError (InvalidConfig): NoLockFile, LockFileInvalid, ModelChanged, and as fetching a model does.
+    """
+    store = open_store(artifact_uri(place), reach.storage)
+    lock = _read_lock(store)
+    spec = _order(store, lock, reach)
+    files = fetch_model(spec, reach.scratch, weights=True)
+    if files.base and files.base.revision != lock["base"]["revision"]:
+        message = f"{files.base.uri}, the base of {store.uri}, is not what it was: revision {files.base.revision}"
+        remedy = f"Bring back revision {lock['base']['revision']}."
+        raise RunError(FailureClass.INVALID_CONFIG, "ModelChanged", message, remedy)
+    return Restored(_load(files, spec.training.method.quantization, compute), files, spec)
+
+
+def artifact_uri(place: str) -> str:
+    """The URI of an artifact; what is no URI is a folder of this machine."""
+    return place.rstrip("/") if "://" in place else f"file://{Path(place).absolute()}"
+
+
+def _read_lock(store: Store) -> dict[str, Any]:
+    try:
+        found = json.loads(store.get_bytes(LOCK_FILE))
+        return {"base": found["base"], "run": found["run"], "training": found["training"]}
+    except NotFoundError as error:
+        message = f"{store.uri} holds no {LOCK_FILE}, so it is no artifact of a Finetune"
+        remedy = "Name the folder of an artifact (status.artifact.uri): a name of the hub is none."
+        raise RunError(FailureClass.INVALID_CONFIG, "NoLockFile", message, remedy) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(store, error) from error
+
+
+def _order(store: Store, lock: dict[str, Any], reach: Reach) -> RunSpec:
+    try:
+        training = TrainingSpec.model_validate(lock["training"])
+        identity = RunIdentity.model_validate(lock["run"])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _unreadable(store, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return RunSpec(
+        identity=identity,
+        training=training.model_copy(update={"model": BaseModelSource(uri=store.uri)}),
+        output_uri=store.uri,
+        storage=reach.storage,
+        model_credentials=reach.hub,
+        scratch_directory=str(reach.scratch),
+    )
+
+
+def _load(files: ModelFiles, quantization: Quantization, compute: Compute) -> Model:
+    """An adapter on its base, stored as it was in training; a whole model as it is."""
+    if files.adapter is None:
+        return load_base(files.folder, Quantization.NONE, compute.dtype, compute.device)
+    base = load_base(files.model.folder, quantization, compute.dtype, compute.device)
+    return PeftModel.from_pretrained(base, str(files.adapter))
+
+
+def _unreadable(store: Store, why: object) -> RunError:
+    message = f"{LOCK_FILE} of {store.uri} cannot be read: {why}"
+    return RunError(FailureClass.INVALID_CONFIG, "LockFileInvalid", message, "Use an artifact as it was published.")
