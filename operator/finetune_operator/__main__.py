@@ -1,6 +1,7 @@
 """`python -m finetune_operator --settings FILE`: run the operator until it is told to stop."""
 
 import argparse
+import asyncio
 import logging
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ import kopf
 
 from finetune_operator.handlers import register
 from finetune_operator.settings import SettingsError, load_settings
+
+LOST = 3
+"""Exit code of an operator whose Lease another one may hold."""
 
 
 def main(arguments: list[str]) -> int:
@@ -23,14 +27,16 @@ def main(arguments: list[str]) -> int:
         return 2
     kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.FULL)
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # Else one line for every event of every object.
+    lost = asyncio.Event()
     kopf.run(
-        registry=register(settings),
+        registry=register(settings, leave=lost.set),
+        stop_flag=lost,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         standalone=True,
         memo=kopf.Memo(),
     )
-    return 0
+    return LOST if lost.is_set() else 0
 
 
 if __name__ == "__main__":

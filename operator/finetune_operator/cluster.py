@@ -185,6 +185,18 @@ class Cluster:
         except Refused as error:
             log.warning("an event was not recorded: %s", error)
 
+    async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """The Lease, or None where there is none."""
+        return await self._get(f"{_leases(namespace)}/{name}")
+
+    async def put_lease(self, lease: dict[str, Any]) -> None:
+        """Create the Lease, or replace the version that it was read as. Raises Conflict when somebody was quicker."""
+        path, meta = _leases(lease["metadata"]["namespace"]), lease["metadata"]
+        if "resourceVersion" in meta:
+            await self._request("PUT", f"{path}/{meta['name']}", body=lease)
+        else:
+            await self._request("POST", path, body=lease)
+
     async def review_token(self, token: str) -> Caller | None:
         """Whose pod a report token belongs to; None for a token that is not valid for our audience."""
         body = {
@@ -268,6 +280,10 @@ def _json(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {"message": data[:200].decode(errors="replace")}
     return value if isinstance(value, dict) else {"message": str(value)}
+
+
+def _leases(namespace: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
 def _finetunes(namespace: str | None) -> str:

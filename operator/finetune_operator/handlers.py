@@ -4,6 +4,7 @@ Only `on.event` is used: kopf's other handlers keep state in annotations and put
 on every Finetune.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -22,8 +23,8 @@ WATCH_SECONDS = 300
 """A watch is made anew this often, so that one that has silently died is replaced."""
 
 
-def register(settings: Settings) -> kopf.OperatorRegistry:
-    """A registry with our handlers, bound to these settings."""
+def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegistry:
+    """A registry with our handlers, bound to these settings; `leave` ends the process."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry, id="login")
@@ -34,7 +35,7 @@ def register(settings: Settings) -> kopf.OperatorRegistry:
     async def start(*, memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False  # Events are ours, told as turns of the run's story.
         settings.watching.server_timeout = WATCH_SECONDS
-        memo.operator = Operator(await connect(), own_settings)
+        memo.operator = Operator(await connect(), own_settings, leave)
         await memo.operator.start()
 
     @kopf.on.cleanup(registry=registry, id="stop")

@@ -2,11 +2,15 @@
 
 import asyncio
 import logging
+import platform
+import uuid
+from collections.abc import Callable
 
 from aiohttp import web
 
 from finetune_operator import metrics
 from finetune_operator.cluster import Cluster, ClusterUnreachable, Conflict, Key, Refused
+from finetune_operator.lease import Leadership
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import ReportBook
 from finetune_operator.server import Server
@@ -25,31 +29,47 @@ RESYNC_RETRY_SECONDS = 5.0
 class Operator:
     """Everything that lives as long as the process."""
 
-    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+    def __init__(self, cluster: Cluster, settings: Settings, leave: Callable[[], None]) -> None:
+        """`leave` is called when another operator may have taken over: the process has to end."""
         self.queue: WorkQueue[Key] = WorkQueue()
         self.reports = ReportBook()
         self._cluster = cluster
         self._settings = settings
-        self._server = Server(cluster, self.reports, self.queue.add)
+        identity = f"{platform.node()}_{uuid.uuid4()}"
+        self._leave = leave
+        self._leadership = Leadership(
+            cluster, settings.lease_namespace, settings.lease_name, identity, self._stop_working
+        )
+        self._server = Server(cluster, self.reports, self.queue.add, self._leadership)
         self._runner = web.AppRunner(self._server.application(), access_log=None)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start serving and working."""
+        """Start serving, and working once no other operator does."""
         await self._runner.setup()
         await web.TCPSite(self._runner, port=self._settings.listen_port).start()
+        await self._leadership.acquire()
         self._tasks = [asyncio.create_task(self._work(), name=f"worker-{number}") for number in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._resync(), name="resync"))
         self._server.is_ready = True
 
     async def stop(self) -> None:
         """Stop working; what was begun is finished by the next process, from the status."""
+        self._cancel_work()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leadership.release()
+        await self._runner.cleanup()
+        await self._cluster.close()
+
+    def _stop_working(self) -> None:
+        """Another operator may work from now on: not one more write from here."""
+        self._cancel_work()
+        self._leave()
+
+    def _cancel_work(self) -> None:
         self._server.is_ready = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._runner.cleanup()
-        await self._cluster.close()
 
     async def _work(self) -> None:
         while True:

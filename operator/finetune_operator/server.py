@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from finetune_operator import metrics
 from finetune_operator.cluster import Caller, Cluster, ClusterUnreachable, Key, Refused
+from finetune_operator.lease import Leadership
 from finetune_operator.reports import ReportBook
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,18 @@ LEAST_SECONDS_BETWEEN_REPORTS = 1
 """A pod that reports more often is told to wait; a final result is always taken."""
 
 
+LEASE_SILENCE_SECONDS = 60
+"""A working operator that has not renewed its Lease for so long is stuck: it should have left by itself."""
+
+
 class Server:
     """Handlers over the report book. `on_report` is called with the Finetune that a report is about."""
 
-    def __init__(self, cluster: Cluster, reports: ReportBook, on_report: Callable[[Key], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, reports: ReportBook, on_report: Callable[[Key], None], leadership: Leadership
+    ) -> None:
         self._cluster = cluster
+        self._leadership = leadership
         self._reports = reports
         self._on_report = on_report
         self._verified: dict[str, tuple[float, Caller, dict[str, str]]] = {}
@@ -48,7 +56,9 @@ class Server:
         return application
 
     async def healthz(self, _: web.Request) -> web.Response:
-        """Alive: the event loop runs."""
+        """Alive: the event loop runs, and whoever works here has renewed its Lease of late."""
+        if self.is_ready and (age := self._leadership.age_seconds) > LEASE_SILENCE_SECONDS:
+            return web.Response(status=503, text=f"the Lease was not renewed for {age:.0f} s\n")
         return web.Response(text="ok")
 
     async def readyz(self, _: web.Request) -> web.Response:

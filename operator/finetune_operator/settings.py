@@ -50,6 +50,10 @@ class Settings(Model):
     """Wait before the first retry of an infrastructure failure; each further wait is twice as long."""
     retry_wait_limit_seconds: Annotated[float, Field(gt=0)] = 300
     """Longest such wait."""
+    lease_namespace: str = "default"
+    """Namespace of the Lease that only one operator holds; the chart's is that of its release."""
+    lease_name: str = "finetune-operator"
+    """Name of that Lease: two operators with the same one never work at the same time."""
     log_format: str = "json"
     """`json` or `text`, for operator and trainer."""
 

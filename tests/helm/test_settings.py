@@ -9,8 +9,8 @@ from finetune_operator.settings import PrepareSize, Settings, load_settings
 
 from tests.helm.conftest import CHART, Chart, HelmRefusal
 
-FROM_OTHER_VALUES = {"trainerImage", "imagePullPolicy", "imagePullSecrets"}
-"""Settings that come from the image values; `settings` holds all others."""
+FROM_OTHER_VALUES = {"trainerImage", "imagePullPolicy", "imagePullSecrets", "leaseNamespace", "leaseName"}
+"""Settings that come from the image values and the release; `settings` holds all others."""
 
 CHANGED: dict[str, Any] = {
     "reportUrl": "https://reports.test",

@@ -67,9 +67,13 @@ def eventually(probe: Callable[[], Any], seconds: float = 30) -> Any:
 def running_operator(
     kubeconfig: Path, directory: Path, port: int, **settings: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m finetune_operator` against this API server, stopped by SIGTERM at the end; its log is operator.log."""
-    file = directory / "settings.yaml"
-    text = {"trainerImage": "trainer:test", "reportUrl": f"http://127.0.0.1:{port}", "listenPort": port} | settings
+    """`python -m finetune_operator` against this API server, stopped by SIGTERM at the end; its log is operator.log.
+
+    Each has a Lease of its own, where `settings` names none.
+    """
+    file = directory / f"settings-{port}.yaml"
+    text = {"trainerImage": "trainer:test", "reportUrl": f"http://127.0.0.1:{port}", "listenPort": port}
+    text |= {"leaseName": f"operator-{port}"} | settings
     file.write_text(json.dumps(text | {"logFormat": "text"}))
     with (directory / "operator.log").open("ab") as log:
         process = subprocess.Popen(

@@ -50,6 +50,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
       "trainerImage" (include "finetune-operator.image" (list "trainerImage" .))
       "imagePullPolicy" .Values.trainerImage.pullPolicy
       "imagePullSecrets" $secrets
+      "leaseNamespace" .Release.Namespace
+      "leaseName" (include "finetune-operator.fullname" .)
       "reportUrl" (.Values.settings.reportUrl | default $service) -}}
 {{- mergeOverwrite (deepCopy .Values.settings) $others | toYaml -}}
 {{- end -}}

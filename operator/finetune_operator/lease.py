@@ -1,0 +1,128 @@
+"""One operator at a time: a Lease that whoever works holds and renews, and that others wait for.
+
+A holder is believed for as long as the Lease keeps changing, by the clock of whoever waits: no two clocks are compared.
+Source: Kubernetes, `coordination.k8s.io/v1` Lease; the times are those of client-go's leader election.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_operator.cluster import Cluster, ClusterUnreachable, Conflict, Refused
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 15
+"""A Lease that has not changed for so long belongs to nobody."""
+
+RENEW_SECONDS = 2.0
+"""Wait between two renewals, and between two looks at somebody else's Lease."""
+
+GIVE_UP_SECONDS = 10.0
+"""A holder that could not renew for so long stops working, before anybody else may begin."""
+
+
+class Leadership:
+    """The claim of one process on one Lease; `lost` is called once, when it has to stop working."""
+
+    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str, lost: Callable[[], None]) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._lost = lost
+        self._seen: tuple[str, float] = ("", 0.0)
+        """Version of somebody else's Lease, and when it was first seen."""
+        self._is_taken = False
+        self._renewed_at = 0.0
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def age_seconds(self) -> float:
+        """Time since the Lease was renewed last."""
+        return time.monotonic() - self._renewed_at
+
+    async def acquire(self) -> None:
+        """Wait until the Lease is ours; from then on it is kept until `release`."""
+        told = False
+        while not await self._try():
+            if not told:
+                log.info("waiting for Lease %s/%s, which another operator holds", self._namespace, self._name)
+            told = True
+            await asyncio.sleep(RENEW_SECONDS)
+        log.info("holding Lease %s/%s as %s", self._namespace, self._name, self._identity)
+        self._keeper = asyncio.create_task(self._keep(), name="lease")
+
+    async def release(self) -> None:
+        """Let the next one begin at once. What hinders that is told: the Lease then runs out by itself."""
+        if self._keeper is None:
+            return
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        try:
+            lease = await self._cluster.get_lease(self._namespace, self._name)
+            if lease and _holder(lease) == self._identity:
+                await self._cluster.put_lease(_held(lease, holder=None))
+        except (ClusterUnreachable, Conflict, Refused) as error:
+            log.warning("Lease %s/%s was not released: %s", self._namespace, self._name, error)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if not await self._try() and (self._is_taken or self.age_seconds > GIVE_UP_SECONDS):
+                log.error("Lease %s/%s is lost: another operator may work now", self._namespace, self._name)
+                self._lost()
+                return
+
+    async def _try(self) -> bool:
+        """Take or renew the Lease; False where somebody else holds it, or nobody can tell."""
+        try:
+            lease = await self._cluster.get_lease(self._namespace, self._name)
+            self._is_taken = lease is not None and not self._is_free(lease)
+            if self._is_taken:
+                return False
+            began = time.monotonic()
+            await self._cluster.put_lease(_held(lease or self._new(), holder=self._identity))
+        except Conflict:
+            return False
+        except (ClusterUnreachable, Refused) as error:
+            log.warning("Lease %s/%s: %s", self._namespace, self._name, error)
+            return False
+        self._renewed_at = began
+        return True
+
+    def _is_free(self, lease: dict[str, Any]) -> bool:
+        """Ours, nobody's, or its holder has been silent for longer than it promised."""
+        if _holder(lease) in (None, "", self._identity):
+            return True
+        version, now = lease["metadata"]["resourceVersion"], time.monotonic()
+        if version != self._seen[0]:
+            self._seen = (version, now)
+        return now - self._seen[1] > float(lease["spec"].get("leaseDurationSeconds") or LEASE_SECONDS)
+
+    def _new(self) -> dict[str, Any]:
+        metadata = {"namespace": self._namespace, "name": self._name}
+        return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": {}}
+
+
+def _holder(lease: dict[str, Any]) -> str | None:
+    holder: str | None = lease.get("spec", {}).get("holderIdentity")
+    return holder
+
+
+def _held(lease: dict[str, Any], holder: str | None) -> dict[str, Any]:
+    """The Lease with this holder, as of now."""
+    before, stamp = lease.get("spec", {}), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    changed = before.get("holderIdentity") != holder
+    spec = {
+        **before,
+        "holderIdentity": holder,
+        "leaseDurationSeconds": LEASE_SECONDS,
+        "renewTime": stamp,
+        "acquireTime": stamp if changed else before.get("acquireTime", stamp),
+        "leaseTransitions": before.get("leaseTransitions", 0) + (changed and holder is not None),
+    }
+    return lease | {"spec": spec}
