@@ -462,7 +462,7 @@ class Generation(Model):
     max_new_tokens: int = Field(default=128, ge=1, le=1_048_576)
     """Most tokens to generate."""
     do_sample: bool = False
-    """Sample instead of taking the likeliest token."""
+    """Sample instead of taking the likeliest token; `hyperparameters.seed` and `evalBatchSize` decide the samples."""
     temperature: float = Field(
         default=1,
         ge=0,
@@ -482,8 +482,8 @@ class Generation(Model):
         le=1,
         json_schema_extra=rules(cel("self < 1.0", "generation.penaltyAlpha must be at least 0 and less than 1")),
     )
-    """Above 0: contrastive search, this being the weight of the penalty on repetition; needs `topK` of at least 2.
-    Source: Su et al. 2022, arXiv 2202.06417."""
+    """Above 0: contrastive search, this being the weight of the penalty on repetition; needs `topK` of at least 2. The
+    artifact's `generation_config.json` then says greedy. Source: Su et al. 2022, arXiv 2202.06417."""
 
 
 class ArtifactForm(StrEnum):

@@ -8,9 +8,9 @@ from finetune_api.resource import Generation
 from finetune_trainer.generate import Stops, batches_cleanly, generate, generation_settings
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from transformers import GenerationConfig, MambaConfig, MambaForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from tests.trainer.decoders import COMMONEST, VOCABULARY, a_decoder
+from tests.trainer.decoders import FAMILIES, a_decoder
 
 PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13], [14, 15, 16, 17, 18, 19, 20]]
 
@@ -35,29 +35,17 @@ def texts(
     return generate(model, prompts, settings, stops, batch_size, seed, decoded)
 
 
-def a_mamba() -> PreTrainedModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MambaForCausalLM(
-            MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8, eos_token_id=2)
-        )
-
-
-def a_model(family: str) -> PreTrainedModel:
-    return a_mamba() if family == "mamba" else a_decoder(family)
-
-
 @pytest.mark.parametrize("settings", [{}, CONTRASTIVE], ids=["greedy", "contrastive"])
-@pytest.mark.parametrize("family", [*COMMONEST, "mamba"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_neighbours_in_a_batch_do_not_change_a_result(family: str, settings: dict[str, Any]) -> None:
-    model = a_model(family)
+    model = a_decoder(family)
     together = texts(model, **settings)
     assert together == texts(model, batch_size=1, **settings)
     assert len(set(together)) > 1
 
 
-@pytest.mark.parametrize("family", COMMONEST)
-def test_attention_behind_a_mask_is_worth_a_batch(family: str) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_here_is_asked_one_by_one(family: str) -> None:
     assert batches_cleanly(a_decoder(family), Stops([2]))
 
 
@@ -137,7 +125,7 @@ def test_top_k_of_one_and_a_tiny_top_p_sample_the_likeliest_token() -> None:
     assert texts(model, doSample=True, topK=1) == texts(model, doSample=True, topP=1e-6) == texts(model)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_contrastive_search_is_the_one_of_the_paper(family: str) -> None:
     model = a_decoder(family)
     for prompt, text in zip(PROMPTS, texts(model, **CONTRASTIVE), strict=True):
