@@ -258,6 +258,8 @@ class Optimizer(StrEnum):
 
     ADAMW = "adamw"
     ADAM = "adam"
+    ADAMW8BIT = "adamw8bit"
+    PAGED_ADAMW8BIT = "pagedAdamw8bit"
     ADAFACTOR = "adafactor"
     SGD = "sgd"
 
@@ -347,7 +349,8 @@ class Hyperparameters(Model):
     max_grad_norm: float = Field(default=1, ge=0, le=1_000_000)
     """Largest norm of all gradients together; 0 = off."""
     optimizer: Optimizer = Optimizer.ADAMW
-    """Optimizer; `adam` adds the decay to the gradient, `sgd` has no momentum."""
+    """Optimizer; `adam` adds the decay to the gradient, `sgd` has no momentum, `adamw8bit` keeps its state in 8 bits,
+    `pagedAdamw8bit` moves that to main memory where a GPU has no room."""
     eval_steps: int = Field(default=0, ge=0, le=1_000_000_000)
     """Steps between evaluations on the dev rows; 0 = each epoch."""
     save_steps: int = Field(default=0, ge=0, le=1_000_000_000)

@@ -39,6 +39,7 @@ SETTINGS = Settings(
     logging_steps=1,
     seed=0,
 )
+LOG = io.StringIO()
 ROWS = some_rows((9, 4, 12, 4, 7, 6, 5, 8, 3, 10))
 
 
@@ -46,7 +47,7 @@ def trained(tmp_path: Path, losses: list[float] | None = None, packed: bool = Tr
     """Train a tiny Llama; `losses` are what the dev rows answer, one after another."""
     model, answers = a_decoder(), iter(losses or [])
     run = a_run(tmp_path, "hf://a/b", [{"name": "d", "uri": "s3://b/d.jsonl"}])
-    report = Reporter(run, Stage.TRAIN, Log(stream=io.StringIO()))
+    report = Reporter(run, Stage.TRAIN, Log(stream=LOG))
     settings = replace(SETTINGS, **changes)
     with rows_attended(model) if packed else torch.enable_grad():
         return fit(LossModel(model, True), ROWS, settings, packed, torch.device("cpu"), lambda: next(answers), report)
@@ -104,6 +105,11 @@ CHANGES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: "-".join(changes))
 def test_every_setting_changes_the_curve(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert losses(trained(tmp_path, **changes)) != losses(trained(tmp_path))
+
+
+def test_paging_without_a_gpu_is_told(tmp_path: Path) -> None:
+    trained(tmp_path, optimizer=Optimizer.PAGED_ADAMW8BIT, total_steps=1)
+    assert "paging needs a GPU" in LOG.getvalue()
 
 
 def test_adam_differs_from_adamw_where_there_is_decay(tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ def one_step(kind: Optimizer, gradient: float, weight_decay: float = 0.0) -> flo
     return float(weight.detach()[0, 0])
 
 
-@pytest.mark.parametrize("kind", [Optimizer.ADAMW, Optimizer.ADAM])
+ADAMS = [Optimizer.ADAMW, Optimizer.ADAM, Optimizer.ADAMW8BIT, Optimizer.PAGED_ADAMW8BIT]
+
+
+@pytest.mark.parametrize("kind", ADAMS)
 def test_adam_moves_by_the_rate_at_first_whatever_the_gradient(kind: Optimizer) -> None:
     assert one_step(kind, gradient=0.3) == pytest.approx(2.0 - RATE, abs=1e-5)
 
@@ -36,6 +39,35 @@ def test_adamw_decays_beside_the_gradient_and_adam_inside_it() -> None:
     decayed = 2.0 * (1 - RATE * 0.5)
     assert one_step(Optimizer.ADAMW, gradient=0.0, weight_decay=0.5) == pytest.approx(decayed)
     assert one_step(Optimizer.ADAM, gradient=0.0, weight_decay=0.5) == pytest.approx(2.0 - RATE, abs=1e-5)
+
+
+def run_of(kind: Optimizer, steps: int) -> torch.Tensor:
+    """A matrix that is large enough for 8-bit state, after so many steps towards another."""
+    generator = torch.Generator().manual_seed(0)
+    weight, goal = (torch.randn(64, 128, generator=generator) for _ in range(2))
+    parameter = Parameter(weight)
+    optimizer = make_optimizer(kind, [parameter], 0.01, weight_decay=0.1)
+    for _ in range(steps):
+        parameter.grad = parameter.detach() - goal
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("kind", [Optimizer.ADAMW8BIT, Optimizer.PAGED_ADAMW8BIT])
+def test_adamw_with_8_bit_state_ends_near_adamw_and_not_in_it(kind: Optimizer) -> None:
+    exact, rounded, start = run_of(Optimizer.ADAMW, 30), run_of(kind, 30), run_of(Optimizer.ADAMW, 0)
+    distance = float((exact - rounded).abs().mean() / (exact - start).abs().mean())
+    assert 0 < distance < 0.05
+
+
+@pytest.mark.parametrize("kind", [Optimizer.ADAMW8BIT, Optimizer.PAGED_ADAMW8BIT])
+def test_the_state_of_large_matrices_is_in_8_bits(kind: Optimizer) -> None:
+    parameter = Parameter(torch.zeros(64, 64))
+    parameter.grad = torch.ones(64, 64)
+    optimizer = make_optimizer(kind, [parameter], RATE, 0.0)
+    optimizer.step()
+    state = optimizer.state[parameter]
+    assert {state["state1"].dtype, state["state2"].dtype} == {torch.uint8}
 
 
 @pytest.mark.parametrize("kind", list(Optimizer))

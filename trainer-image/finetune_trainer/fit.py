@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from finetune_api.resource import Optimizer
 
 from finetune_trainer.checkpoint import Checkpoints
 from finetune_trainer.curve import Clock, Curve
@@ -39,6 +40,8 @@ def fit(
     stop = stop or StopSignal()
     torch.manual_seed(settings.seed)
     model.train()
+    if settings.optimizer is Optimizer.PAGED_ADAMW8BIT and device.type == "cpu":
+        report.log.warn("hyperparameters.optimizer: paging needs a GPU, so pagedAdamw8bit works as adamw8bit here")
     loop = Loop(make_trainee(model, settings, device), settings)
     if checkpoints and (snapshot := checkpoints.newest()):
         loop.go_on_from(snapshot, report)

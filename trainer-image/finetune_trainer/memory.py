@@ -26,8 +26,15 @@ from transformers import PreTrainedModel
 
 from finetune_trainer.batch import Batch
 
-STATE_BYTES = {Optimizer.ADAMW: 8, Optimizer.ADAM: 8, Optimizer.ADAFACTOR: 0, Optimizer.SGD: 0}
-"""Optimizer state for each trained number: two fp32 moments; adafactor keeps rows and columns of them alone."""
+STATE_BYTES = {
+    Optimizer.ADAMW: 8,
+    Optimizer.ADAM: 8,
+    Optimizer.ADAMW8BIT: 2,
+    Optimizer.PAGED_ADAMW8BIT: 2,
+    Optimizer.ADAFACTOR: 0,
+    Optimizer.SGD: 0,
+}
+"""Optimizer state for each trained number: two moments in fp32 or 8 bits; adafactor keeps rows and columns alone."""
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """Optimizers over a model's trained parameters, and clipping of their gradients."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from finetune_api.resource import Optimizer
@@ -20,10 +21,10 @@ def trained_parameters(model: Module) -> list[Parameter]:
     return list(trained_by_name(model).values())
 
 
-def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, object]]:
+def decay_groups(parameters: Iterable[Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: matrices decay; biases and norms, which have one dimension, do not."""
     parameters = list(parameters)
-    groups: list[dict[str, object]] = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
@@ -39,6 +40,8 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
     if kind is Optimizer.ADAM:
         return torch.optim.Adam(groups, lr=learning_rate, fused=True)
+    if kind in (Optimizer.ADAMW8BIT, Optimizer.PAGED_ADAMW8BIT):
+        return _in_8_bits(groups, learning_rate, paged=kind is Optimizer.PAGED_ADAMW8BIT)
     if kind is Optimizer.SGD:
         # Without momentum, decay in the gradient and decoupled decay are the same thing.
         return torch.optim.SGD(groups, lr=learning_rate, fused=True)
@@ -48,8 +51,23 @@ def make_optimizer(
     return adafactor
 
 
+def _in_8_bits(groups: list[dict[str, Any]], learning_rate: float, paged: bool) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW; tensors of less than 4096 numbers keep fp32 state. Only a GPU has anything to page out.
+
+    Source: Dettmers et al. 2022, arXiv 2110.02861.
+    """
+    from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit  # Late: it takes long, and most runs do not need it.
+
+    on_gpu = any(parameter.is_cuda for group in groups for parameter in group["params"])
+    kind = PagedAdamW8bit if paged and on_gpu else AdamW8bit
+    optimizer: torch.optim.Optimizer = kind(groups, lr=learning_rate)
+    return optimizer
+
+
 def place_state(optimizer: torch.optim.Optimizer, parameter: Parameter, value: Tensor) -> Tensor:
-    """A tensor that `optimizer` kept for `parameter`, back beside it."""
+    """A tensor that `optimizer` kept for `parameter`, back beside it; in paged memory where it was."""
+    if getattr(optimizer, "is_paged", False) and value.shape == parameter.shape:
+        return optimizer.get_state_buffer(parameter, value.dtype).copy_(value)  # type: ignore[attr-defined,no-any-return]
     return value.to(parameter.device)
 
 
