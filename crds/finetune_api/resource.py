@@ -89,7 +89,7 @@ class BaseModelSource(Model):
     finetune_ref: FinetuneRef | None = None
     """Start from the artifact of another Finetune instead: an adapter is trained further, a full model is a base."""
     credentials_secret_ref: SecretRef | None = None
-    """Secret with key `HF_TOKEN`, for gated `hf://` models."""
+    """Secret with key `HF_TOKEN`, for gated `hf://` models and datasets."""
 
 
 class Format(StrEnum):
@@ -99,6 +99,10 @@ class Format(StrEnum):
     JSONL = "jsonl"
     JSON = "json"
     CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+    TEXT = "text"
 
 
 class RowType(StrEnum):
@@ -107,6 +111,9 @@ class RowType(StrEnum):
     AUTO = "auto"
     PROMPT_COMPLETION = "promptCompletion"
     INSTRUCTION = "instruction"
+    CHAT = "chat"
+    TEXT = "text"
+    INFIX = "infix"
 
 
 class Role(StrEnum):
@@ -118,22 +125,40 @@ class Role(StrEnum):
 
 
 class Dataset(Model):
-    """One file of rows."""
+    """Rows of one kind, from one file or several."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "!(self.type in ['chat', 'infix']) || !(has(self.promptTemplate) || has(self.completionTemplate))",
+                "datasets[].type chat and infix exclude promptTemplate and completionTemplate",
+            ),
+            cel(
+                "!has(self.revision) || self.uri.startsWith('hf://')",
+                "datasets[].revision is only allowed with an hf:// uri",
+            ),
+        )
+    )
     name: str = Field(min_length=1, max_length=63, json_schema_extra={"pattern": r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"})
     """Name of the dataset, unique in this Finetune; the split depends on it."""
     uri: str = Field(
         max_length=1024,
         json_schema_extra=rules(
             NO_DOT_DOT,
-            pattern=r"^(s3://[a-z0-9.-]+/[!-~]+|configmap://[a-z0-9.-]+/[A-Za-z0-9._-]+|pvc://[a-z0-9.-]+/[!-~]+)$",
+            pattern=(
+                r"^(s3://[a-z0-9.-]+/[!-~]+|configmap://[a-z0-9.-]+/[A-Za-z0-9._-]+|pvc://[a-z0-9.-]+/[!-~]+"
+                r"|hf://[A-Za-z0-9._-]+/[A-Za-z0-9._-]+(/[!-~]+)?|https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[!-~]+)$"
+            ),
         ),
     )
-    """Where the file is: `s3://BUCKET/KEY`, `configmap://NAME/KEY` or `pvc://CLAIM/PATH`."""
+    """Where the rows are: `s3://BUCKET/KEY`, `pvc://CLAIM/PATH`, `hf://ORG/NAME` or `hf://ORG/NAME/PATH` (each a file,
+    a folder, or a glob with `*`, `?` and `**`), `configmap://NAME/KEY` or `https://HOST/PATH` (a file)."""
+    revision: str | None = Field(default=None, min_length=1, max_length=200)
+    """Branch, tag or commit of an `hf://` dataset (default `main`); resolved once and kept for every attempt."""
     format: Format = Format.AUTO
-    """Format of the file; `auto` goes by the suffix, then by the content."""
+    """Format of the files; `auto` goes by the suffix, then by the content. All but parquet and arrow may be gzipped."""
     type: RowType = RowType.AUTO
-    """What a row is made of, where no template applies; `auto` finds it from the columns."""
+    """What a row is made of, where no template applies; `auto` finds it from the columns, but never `infix`."""
     role: Role = Role.TRAIN
     """`train` is divided by `spec.split`; `dev` and `test` rows are evaluated only."""
     columns: dict[str, ColumnName] = Field(
@@ -270,6 +295,7 @@ class Overlong(StrEnum):
     ERROR = "error"
     DROP = "drop"
     TRUNCATE = "truncate"
+    SPLIT = "split"
 
 
 class GradientCheckpointing(StrEnum):
@@ -339,7 +365,8 @@ class Hyperparameters(Model):
     max_seq_length: int | None = Field(default=None, ge=2, le=1_048_576)
     """Longest row in tokens. Default 2048, or the model's limit if that is lower."""
     overlong: Overlong = Overlong.ERROR
-    """What happens to a longer row: `error`, `drop`, or `truncate` (shortens the prompt from its start)."""
+    """What happens to a longer row: `error`, `drop`, `truncate` (shortens the prompt from its start; drops a chat), or
+    `split` (cuts a text without prompt into windows)."""
     packing: bool = True
     """Rearrange the rows of a step so that nothing is padded; same steps, same loss."""
     train_on_prompt: bool = False
@@ -695,6 +722,11 @@ CREATION_RULES = (
         "evaluation.gate needs rows to measure: set split.devPercentage or give a dataset role test or dev",
     ),
     cel("self.datasets.exists(d, d.role == 'train')", "datasets needs at least 1 dataset with role train"),
+    cel(
+        "!(has(self.promptTemplate) || has(self.completionTemplate)) || "
+        "!self.datasets.exists(d, d.type in ['chat', 'infix'])",
+        "promptTemplate and completionTemplate exclude datasets[].type chat and infix: set them per dataset",
+    ),
 )
 """Rules over several fields of `spec`; they run at creation only: one added later blocks no stored object."""
 

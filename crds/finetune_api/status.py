@@ -170,6 +170,10 @@ class DataStatus(Model):
     """Rows left out, by why."""
     truncated: int = Field(default=0, ge=0)
     """Rows whose prompt was shortened."""
+    cut: int = Field(default=0, ge=0)
+    """Texts that were cut into windows."""
+    sequences: int = Field(default=0, ge=0)
+    """Train rows as they are trained, windows of a text and separate answers of a chat counted one by one."""
     tokens: int = Field(default=0, ge=0)
     """Tokens of the train rows."""
     supervised_tokens: int = Field(default=0, ge=0)
@@ -245,6 +249,8 @@ class Resolved(Model):
     """The model that was taken, also where `finetuneRef` named it."""
     model_revision: Annotated[str, Field(max_length=200)] | None = None
     """Commit of an `hf://` model, else a digest over its files."""
+    dataset_revisions: dict[str, Annotated[str, Field(max_length=80)]] = Field(default_factory=dict, max_length=16)
+    """By dataset name: the commit of an `hf://` dataset, else the digest of its bytes."""
     trainer_image: Annotated[str, Field(max_length=512)] | None = None
     """Image of the pods."""
     parameters: int | None = Field(default=None, ge=0)

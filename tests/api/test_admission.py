@@ -83,6 +83,14 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a revision of a hub model": {"model": {"uri": "hf://Qwen/Qwen3-0.6B", "revision": "main"}},
     "a model on a volume": {"model": {"uri": "pvc://weights/llama"}},
     "a dataset in a ConfigMap": dataset(uri="configmap://rows/train.jsonl"),
+    "a dataset of the hub": dataset(uri="hf://openai/gsm8k/main/*.parquet", revision="0123456"),
+    "a dataset by https": dataset(uri="https://data.example:8443/faq.jsonl?signature=x"),
+    "a folder of parquet": dataset(uri="s3://data/faq/", format="parquet"),
+    "chats beside pairs": {"datasets": [TRAIN, TRAIN | {"name": "talk", "type": "chat"}]},
+    "a template beside chats": {
+        "datasets": [TRAIN | {"promptTemplate": "<<q>>"}, TRAIN | {"name": "talk", "type": "chat"}]
+    },
+    "texts cut into windows": dataset(type="text") | numbers(overlong="split"),
     "dots inside of a name": dataset(uri="s3://data/a..b/faq.jsonl"),
     "an S3 endpoint": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "s3"}}},
     "quantities as numbers and as text": {"trainer": {"cpu": 2, "memory": "16Gi", "gpusPerNode": 0}},
@@ -222,6 +230,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an output above its bucket": ({"output": {"uri": "s3://out/.."}}, ["spec.output.uri", "'..'"]),
     "a dataset in the pod's files": (dataset(uri="file:///etc/passwd"), ["spec.datasets[0].uri"]),
     "a model in the pod's files": ({"model": {"uri": "file:///etc"}}, ["spec.model.uri"]),
+    "a dataset by http": (dataset(uri="http://data.example/faq.jsonl"), ["spec.datasets[0].uri"]),
+    "a dataset with a password": (dataset(uri="https://me:word@data.example/faq.jsonl"), ["spec.datasets[0].uri"]),
+    "a revision of a file": (dataset(revision="main"), ["datasets[].revision", "hf://"]),
+    "a chat with a template": (
+        dataset(type="chat", promptTemplate="<<q>>"),
+        ["datasets[].type chat and infix", "promptTemplate"],
+    ),
+    "an infix with a common template": (
+        dataset(type="infix") | {"completionTemplate": "<<a>>"},
+        ["promptTemplate and completionTemplate", "type chat and infix"],
+    ),
+    "an unknown row type": (dataset(type="image"), ["spec.datasets[0].type", "chat", "infix"]),
     "a cloud's metadata": (dataset(uri="http://169.254.169.254/latest"), ["spec.datasets[0].uri"]),
     "an output elsewhere": ({"output": {"uri": "http://169.254.169.254/x"}}, ["spec.output.uri"]),
     "an endpoint that is no web address": ({"storage": {"endpoint": "file:///etc"}}, ["spec.storage.endpoint"]),

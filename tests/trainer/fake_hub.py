@@ -22,6 +22,10 @@ class FakeHub:
     endpoint: str = ""
     models: dict[str, Path] = field(default_factory=dict)
     """Name to folder."""
+    datasets: dict[str, Path] = field(default_factory=dict)
+    """Name to folder, which may have folders."""
+    commits: dict[str, str] = field(default_factory=dict)
+    """Name to the commit of `main` where it is not COMMIT; files are the same at every commit."""
     gated: dict[str, str] = field(default_factory=dict)
     """Name to the one token that may read it."""
     broken: bool = False
@@ -75,25 +79,29 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 def _answer(hub: FakeHub, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
     if hub.broken:
         return 503, {}, b"overloaded"
-    api = path.startswith("/api/models/")
-    owner, name, _, *rest = path.removeprefix("/api/models/" if api else "/").split("/")
+    api = path.startswith("/api/")
+    path = path.removeprefix("/api").lstrip("/")
+    held = hub.datasets if path.startswith("datasets/") else hub.models
+    owner, name, _, *rest = path.removeprefix("datasets/").removeprefix("models/").split("/")
     model = f"{owner}/{name}"
-    folder = hub.models.get(model)
+    folder = held.get(model)
     if folder is None:
         return _error(401 if authorization is None else 404, "RepoNotFound", "Repository not found")
     if model in hub.gated and authorization != f"Bearer {hub.gated[model]}":
         return _error(403, "GatedRepo", "Access to this model is restricted")
-    if rest[0] not in ("main", COMMIT):
+    commit = hub.commits.get(model, COMMIT) if rest[0] == "main" else rest[0]
+    if commit not in (COMMIT, hub.commits.get(model, COMMIT)):
         return _error(404, "RevisionNotFound", "Invalid rev id")
     if api:
-        files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-        info = {"id": model, "sha": COMMIT, "siblings": files, "private": False, "tags": [], "downloads": 0}
+        names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+        files = [{"rfilename": name} for name in names]
+        info = {"id": model, "sha": commit, "siblings": files, "private": False, "tags": [], "downloads": 0}
         return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
-    file = folder / rest[1]
+    file = folder.joinpath(*rest[1:])
     if not file.is_file():
         return _error(404, "EntryNotFound", "Entry not found")
     body = file.read_bytes()
-    return 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}, body
+    return 200, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'}, body
 
 
 def _error(status: int, code: str, message: str) -> tuple[int, dict[str, str], bytes]:

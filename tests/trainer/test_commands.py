@@ -19,8 +19,9 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import StoredModel
 from finetune_trainer.log import Log
 from finetune_trainer.restore import Reach
+from finetune_trainer.s3 import s3_client
 from finetune_trainer.speaker import Speaker, load_speaker
-from finetune_trainer.store import Store, open_store, s3_client
+from finetune_trainer.store import Store, open_store
 
 from tests.trainer.runs import write_jsonl
 from tests.trainer.stories import HIDDEN, Story, a_story_run, capital_rows, tell

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from finetune_api.metrics import Metric
 from finetune_api.resource import Dataset, Evaluation, Format, TrainingSpec
+from finetune_trainer.data_files import DataFile, DataSource
 from finetune_trainer.measure import scores
-from finetune_trainer.survey import DataFile, DatasetReader, RenderedRow
+from finetune_trainer.pairs import Said
+from finetune_trainer.reader import DatasetReader, ReadRow
 
 from tests.trainer.runs import SHARED
 
@@ -17,15 +19,15 @@ pytestmark = pytest.mark.skipif(not GSM8K.is_dir(), reason="shared/data/gsm8k is
 TEMPLATES = {"promptTemplate": "Question: <<question>>\nAnswer: ", "completionTemplate": "<<answer>>"}
 
 
-def rendered(name: str, **templates: str) -> list[RenderedRow]:
+def rendered(name: str, **templates: str) -> list[Said]:
     dataset = {"name": "gsm8k", "uri": "s3://data/gsm8k"}
     training = TrainingSpec.model_validate(
         {"model": {"uri": "s3://models/m"}, "datasets": [dataset], "output": {"uri": "s3://out/x"}, **templates}
     )
-    file = DataFile(Dataset.model_validate(dataset), GSM8K / name, Format.JSONL, "")
-    rows = list(DatasetReader(file, training).rows())
-    assert all(isinstance(row, RenderedRow) for row in rows)
-    return [row for row in rows if isinstance(row, RenderedRow)]
+    file = DataFile(GSM8K / name, dataset["uri"], Format.JSONL, "")
+    rows = list(DatasetReader(DataSource(Dataset.model_validate(dataset), (file,)), training).rows())
+    assert all(isinstance(row, ReadRow) for row in rows)
+    return [row.said for row in rows if isinstance(row, ReadRow)]
 
 
 @pytest.mark.parametrize(("name", "count", "with_notes"), [("train.jsonl", 7473, 7378), ("test.jsonl", 1319, 1301)])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from finetune_api.run import SecretFolder
 from finetune_trainer.errors import RunError
-from finetune_trainer.hub import HubModel
+from finetune_trainer.hub import HubRepository
 
 from tests.trainer.fake_hub import COMMIT, FakeHub, fake_hub
 from tests.trainer.tiny import a_model_folder
@@ -28,7 +28,7 @@ def a_token(tmp_path: Path, token: str | None = "secret-token") -> SecretFolder:
 
 
 def test_a_revision_is_resolved_to_a_commit_and_the_files_are_those_of_the_commit(hub: FakeHub, tmp_path: Path) -> None:
-    model = HubModel("org/tiny", None, None, hub.endpoint)
+    model = HubRepository("org/tiny", None, None, hub.endpoint)
     assert model.revision == COMMIT
     assert "config.json" in model.names()
     target = tmp_path / "got"
@@ -40,35 +40,35 @@ def test_a_revision_is_resolved_to_a_commit_and_the_files_are_those_of_the_commi
 
 def test_a_model_that_is_not_there_is_named_with_what_to_do(hub: FakeHub) -> None:
     with pytest.raises(RunError, match="hf://org/nope is not on") as caught:
-        HubModel("org/nope", None, None, hub.endpoint)
+        HubRepository("org/nope", None, None, hub.endpoint)
     assert (caught.value.failure_class, caught.value.reason) == ("InvalidConfig", "ModelNotFound")
     assert "model.credentialsSecretRef" in caught.value.remedy
 
 
 def test_an_unknown_revision_is_refused(hub: FakeHub) -> None:
     with pytest.raises(RunError, match="no revision v9") as caught:
-        HubModel("org/tiny", "v9", None, hub.endpoint)
+        HubRepository("org/tiny", "v9", None, hub.endpoint)
     assert (caught.value.failure_class, caught.value.reason) == ("InvalidConfig", "RevisionNotFound")
 
 
 def test_a_gated_model_needs_a_token_that_may_read_it(hub: FakeHub, tmp_path: Path) -> None:
     hub.gated["org/tiny"] = "secret-token"
     with pytest.raises(RunError, match="is gated") as caught:
-        HubModel("org/tiny", None, None, hub.endpoint)
+        HubRepository("org/tiny", None, None, hub.endpoint)
     assert caught.value.failure_class == "AccessDenied"
-    assert HubModel("org/tiny", None, a_token(tmp_path), hub.endpoint).revision == COMMIT
+    assert HubRepository("org/tiny", None, a_token(tmp_path), hub.endpoint).revision == COMMIT
 
 
 def test_a_secret_without_token_is_named_with_its_key(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"Secret team-a/hf .* key HF_TOKEN") as caught:
-        HubModel("org/tiny", None, a_token(tmp_path, None), hub.endpoint)
+        HubRepository("org/tiny", None, a_token(tmp_path, None), hub.endpoint)
     assert caught.value.failure_class == "AccessDenied"
     assert hub.requests == []
 
 
 def test_the_token_is_in_no_message(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
-        HubModel("org/nope", None, a_token(tmp_path), hub.endpoint)
+        HubRepository("org/nope", None, a_token(tmp_path), hub.endpoint)
     assert "secret-token" not in caught.value.message + caught.value.remedy
     assert "Secret team-a/hf" in caught.value.remedy
 
@@ -76,8 +76,8 @@ def test_the_token_is_in_no_message(hub: FakeHub, tmp_path: Path) -> None:
 def test_a_hub_that_does_not_answer_is_infrastructure(hub: FakeHub) -> None:
     hub.broken = True
     with pytest.raises(RunError, match="does not answer as it should") as caught:
-        HubModel("org/tiny", None, None, hub.endpoint)
+        HubRepository("org/tiny", None, None, hub.endpoint)
     assert caught.value.failure_class == "Infrastructure"
     with pytest.raises(RunError, match="does not answer") as caught:
-        HubModel("org/tiny", None, None, "http://127.0.0.1:9")
+        HubRepository("org/tiny", None, None, "http://127.0.0.1:9")
     assert caught.value.failure_class == "Infrastructure"

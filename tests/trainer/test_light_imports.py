@@ -6,8 +6,9 @@ import sys
 import pytest
 
 LIGHT = """
-credentials corpus data_report datasets effective errors fetch hub model_config pairs prepare prepared report rows split
-store survey template tokens vocabulary __main__ answers commands gate held_out log publish card quiet scores
+answers card chat chat_template columnar corpus credentials data_files data_report datasets division effective errors
+fetch folders formats hub log model_config pairs prepare prepared problems publish quiet reader report row_types rows
+split store survey template text_stream texts token_file tokens vocabulary web commands gate held_out scores __main__
 """
 
 

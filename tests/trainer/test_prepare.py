@@ -260,7 +260,7 @@ def test_a_missing_file_is_refused(tmp_path: Path, model: Path) -> None:
 
 
 def test_a_file_of_unknown_format_is_refused(tmp_path: Path, model: Path) -> None:
-    path = tmp_path / "rows.txt"
+    path = tmp_path / "rows.dat"
     path.write_text("a,b\n1,2\n")
     refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path)]))
     assert (refusal.failure_class, refusal.reason) == ("InvalidData", "FormatUnknown")
@@ -341,7 +341,10 @@ def test_the_report_shows_columns_lengths_samples_and_warnings(tmp_path: Path, m
     assert report["datasets"][0]["extraColumns"] == ["note"]
     assert sum(entry["rows"] for entry in report["lengths"]) == 5
     assert report["supervisedShare"] == pytest.approx(4 / 6)
-    assert [sample["prompt"] for sample in report["samples"]] == ["p0", "p1", "p2"]
+    assert [sample["pieces"] for sample in report["samples"]] == [
+        [{"text": f"p{number}", "learned": False}, {"text": "yes<eos>", "learned": True}] for number in range(3)
+    ]
+    assert (report["stepsPerEpoch"], report["totalSteps"]) == (1, 3)
     assert data is not None
     assert report["warnings"] == data.warnings
     assert "in 5 rows prompt and completion meet letter to letter" in data.warnings[0]

@@ -104,7 +104,7 @@ def test_wrong_keys_are_access_denied_and_name_the_secret(access: StorageAccess,
     code, result = run_command(tmp_path, a_stored_run(tmp_path, access.model_copy(update={"credentials": wrong})))
     assert code == 42
     assert result["failure"]["class"] == "AccessDenied"
-    assert "rows.jsonl was denied" in result["failure"]["message"]
+    assert "was denied: SignatureDoesNotMatch" in result["failure"]["message"]
     assert "Secret team-a/s3" in result["failure"]["remedy"]
     assert "not-the-secret-key" not in json.dumps(result)
 

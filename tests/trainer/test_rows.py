@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from finetune_api.resource import Format
 from finetune_trainer.errors import RowError
-from finetune_trainer.rows import Row, detect_format, read_rows, rename_columns
+from finetune_trainer.formats import detect_format, read_rows
+from finetune_trainer.rows import Row, rename_columns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -122,7 +123,12 @@ def test_a_file_without_rows_gives_none(tmp_path: Path, file_format: Format, dat
         ("a.csv", "{", Format.CSV),
         ("rows", ' [{"a": 1}]', Format.JSON),
         ("rows", '\ufeff{"a": 1}', Format.JSONL),
-        ("rows.txt", "a,b", None),
+        ("rows.dat", "a,b", None),
+        ("rows.txt", "a,b", Format.TEXT),
+        ("rows.tsv.gz", "a,b", Format.TSV),
+        ("rows", "PAR1", Format.PARQUET),
+        ("rows.bin", "ARROW1", Format.ARROW),
+        ("rows.parquet.gz", "a,b", None),
     ],
 )
 def test_the_format_goes_by_suffix_then_by_content(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from finetune_api.resource import Split
-from finetune_trainer.split import Part, assign_parts, part_sizes, ranking
+from finetune_trainer.split import Part, assign_parts, part_sizes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,12 +30,15 @@ def test_sizes_round_half_up_in_exact_decimals(rows: int, train: float, dev: flo
 
 @pytest.mark.parametrize(("seed", "order"), [(42, [0, 8, 9, 1, 3, 7, 4, 2, 6, 5]), (0, [8, 3, 7, 4, 9, 1, 2, 6, 0, 5])])
 def test_rows_are_ranked_by_the_digest_of_seed_name_and_number(seed: int, order: list[int]) -> None:
-    assert ranking(seed, "faq", 10) == order
+    for size in range(1, 10):
+        parts = assign_parts(10, "faq", Split(train_percentage=10 * size, seed=seed))
+        assert set(np.flatnonzero(parts == Part.TRAIN)) == set(order[:size])
 
 
 def test_train_comes_first_in_the_ranking_then_dev_then_unused() -> None:
     parts = assign_parts(10, "faq", Split(train_percentage=50, dev_percentage=30))
-    assert [int(parts[number]) for number in ranking(42, "faq", 10)] == [Part.TRAIN] * 5 + [Part.DEV] * 3 + [0] * 2
+    order = [0, 8, 9, 1, 3, 7, 4, 2, 6, 5]
+    assert [int(parts[number]) for number in order] == [Part.TRAIN] * 5 + [Part.DEV] * 3 + [Part.UNUSED] * 2
 
 
 @given(

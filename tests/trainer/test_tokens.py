@@ -3,7 +3,8 @@
 import pytest
 from finetune_api.resource import Overlong
 from finetune_trainer.errors import RunError
-from finetune_trainer.tokens import RowTokenizer, TokenRow, fitted
+from finetune_trainer.texts import TokenRow, fitted, pair_text
+from finetune_trainer.tokens import RowTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -86,7 +87,7 @@ def tokens_of(of: RowTokenizer, row: TokenRow) -> list[str]:
 @pytest.mark.parametrize("pad_is_end", [False, True])
 def test_completion_and_end_token_are_learned_and_the_prompt_is_not(pad_is_end: bool) -> None:
     tokenizer = a_row_tokenizer(pad_is_end=pad_is_end)
-    [row] = tokenizer.encode([("I:tx", "YZ")])
+    [row] = tokenizer.encode([pair_text("I:tx", "YZ")])
     assert tokens_of(tokenizer, row) == ["I", ":", "t", "x", "Y", "Z", EOS]
     assert row.supervised(train_on_prompt=False).tolist() == [False] * 4 + [True] * 3
     assert row.supervised(train_on_prompt=True).tolist() == [False] + [True] * 6
@@ -94,7 +95,7 @@ def test_completion_and_end_token_are_learned_and_the_prompt_is_not(pad_is_end: 
 
 def test_a_begin_token_stands_once_at_the_start_and_is_never_learned() -> None:
     tokenizer = a_row_tokenizer(begin_token=True)
-    rows = tokenizer.encode([("ab", "c"), (f"{BOS}ab", "c"), ("", "c")])
+    rows = tokenizer.encode([pair_text("ab", "c"), pair_text(f"{BOS}ab", "c"), pair_text("", "c")])
     assert tokens_of(tokenizer, rows[0]) == tokens_of(tokenizer, rows[1]) == [BOS, "a", "b", "c", EOS]
     assert rows[1].supervised(train_on_prompt=True).tolist() == [False, True, True, True, True]
     assert tokens_of(tokenizer, rows[2]) == [BOS, "c", EOS]
@@ -103,13 +104,13 @@ def test_a_begin_token_stands_once_at_the_start_and_is_never_learned() -> None:
 
 def test_an_end_token_is_never_doubled() -> None:
     tokenizer = a_row_tokenizer()
-    [row] = tokenizer.encode([("a", f"b{EOS}")])
+    [row] = tokenizer.encode([pair_text("a", f"b{EOS}")])
     assert tokens_of(tokenizer, row) == ["a", "b", EOS]
 
 
 def test_without_a_prompt_the_whole_text_is_learned_but_for_its_first_id() -> None:
     tokenizer = a_row_tokenizer()
-    [row] = tokenizer.encode([("", "abc")])
+    [row] = tokenizer.encode([pair_text("", "abc")])
     assert row.supervised(train_on_prompt=False).tolist() == [False, True, True, True]
 
 
@@ -117,7 +118,9 @@ def test_without_a_prompt_the_whole_text_is_learned_but_for_its_first_id() -> No
 def test_the_prompts_ids_are_those_that_generation_sends(kind: str) -> None:
     tokenizer = ALL_KINDS[kind]
     prompts = ["Answer: ", "the", "Answer:", " a\n"]
-    for prompt, row in zip(prompts, tokenizer.encode([(prompt, "the answer") for prompt in prompts]), strict=True):
+    for prompt, row in zip(
+        prompts, tokenizer.encode([pair_text(prompt, "the answer") for prompt in prompts]), strict=True
+    ):
         alone = tokenizer.tokenizer.encode(prompt).ids
         sent = alone[:-1] if alone[-1] == tokenizer.end_id else alone
         assert row.ids[: row.prompt].tolist() == sent
@@ -128,7 +131,7 @@ def test_no_token_lies_over_the_border_and_no_blank_is_added(kind: str) -> None:
     tokenizer = ALL_KINDS[kind]
     decode = tokenizer.tokenizer.decode
     pairs = [("Answer: ", "the answer"), ("Answer:", " the"), ("the", "ory"), ("x\n", "\ny"), ("a ", " b")]
-    for (prompt, completion), row in zip(pairs, tokenizer.encode(pairs), strict=True):
+    for (prompt, completion), row in zip(pairs, tokenizer.encode([pair_text(*pair) for pair in pairs]), strict=True):
         body = row.ids[row.begin : -1].tolist()
         assert decode(body[: row.prompt - row.begin], skip_special_tokens=False) == prompt
         assert decode(body, skip_special_tokens=False) == prompt + completion
@@ -139,7 +142,7 @@ def test_no_token_lies_over_the_border_and_no_blank_is_added(kind: str) -> None:
 def test_any_text_is_given_back_or_counted_as_odd(kind: str, prompt: str, completion: str) -> None:
     tokenizer = ALL_KINDS[kind]
     before = _oddities(tokenizer)
-    [row] = tokenizer.encode([(prompt, completion)])
+    [row] = tokenizer.encode([pair_text(prompt, completion)])
     odd = _oddities(tokenizer) > before
     text = tokenizer.tokenizer.decode(row.ids[row.begin : -1].tolist(), skip_special_tokens=False)
     assert odd or text.endswith(completion) or text + EOS == prompt + completion
@@ -161,14 +164,14 @@ def _oddities(tokenizer: RowTokenizer) -> int:
 def test_a_subword_tokenizer_would_merge_over_the_border_and_ours_does_not() -> None:
     tokenizer = ALL_KINDS["byte level"]
     joint = tokenizer.tokenizer.encode("Answer: the", add_special_tokens=False).ids
-    [row] = tokenizer.encode([("Answer: ", "the")])
+    [row] = tokenizer.encode([pair_text("Answer: ", "the")])
     assert "Ġthe" in [tokenizer.tokenizer.id_to_token(number) for number in joint]
     assert "Ġthe" not in tokens_of(tokenizer, row)
 
 
 def test_unknown_characters_and_special_texts_are_counted_and_no_error() -> None:
     tokenizer = a_row_tokenizer()
-    tokenizer.encode([("plain", "text"), ("é", "x"), ("a", f"{EOS} b")])
+    tokenizer.encode([pair_text("plain", "text"), pair_text("é", "x"), pair_text("a", f"{EOS} b")])
     assert (tokenizer.oddities.unknown, tokenizer.oddities.special, tokenizer.oddities.lossy) == (1, 1, 0)
 
 
@@ -176,7 +179,7 @@ def test_a_tokenizer_that_changes_text_is_counted_as_lossy() -> None:
     tokenizer = a_tokenizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), tokenizer.pre_tokenizer])
     found = RowTokenizer(tokenizer, end_id(tokenizer))
-    found.encode([("a b", "c d"), ("ab", "cd")])
+    found.encode([pair_text("a b", "c d"), pair_text("ab", "cd")])
     assert found.oddities.lossy == 1
 
 
@@ -184,7 +187,7 @@ def test_a_normalizer_changes_text_without_being_odd() -> None:
     tokenizer = a_tokenizer()
     tokenizer.normalizer = normalizers.Lowercase()
     found = RowTokenizer(tokenizer, end_id(tokenizer))
-    [row] = found.encode([("AB ", "Cd")])
+    [row] = found.encode([pair_text("AB ", "Cd")])
     assert tokens_of(found, row) == ["a", "b", " ", "c", "d", EOS]
     assert _oddities(found) == 0
 
@@ -204,6 +207,7 @@ def test_a_tokenizer_that_joins_everything_is_refused() -> None:
         (7, Overlong.ERROR, "I:txYZ"),
         (5, Overlong.ERROR, None),
         (5, Overlong.DROP, None),
+        (5, Overlong.SPLIT, None),
         (5, Overlong.TRUNCATE, "txYZ"),
         (4, Overlong.TRUNCATE, "xYZ"),
         (3, Overlong.TRUNCATE, None),
@@ -213,29 +217,44 @@ def test_a_row_above_the_limit_is_refused_or_loses_the_start_of_its_prompt(
     limit: int, overlong: Overlong, expected: str | None
 ) -> None:
     tokenizer = a_row_tokenizer()
-    [row] = tokenizer.encode([("I:tx", "YZ")])
-    kept = fitted(row, limit, overlong)
+    [row] = tokenizer.encode([pair_text("I:tx", "YZ")])
+    found = fitted(row, limit, overlong, pair_text("I:tx", "YZ"))
     if expected is None:
-        assert kept is None
+        assert found == []
     else:
-        assert kept is not None
+        [kept] = found
         assert tokens_of(tokenizer, kept) == [*expected, EOS]
         assert kept.supervised(train_on_prompt=False).sum() == 3
 
 
 def test_truncation_keeps_the_begin_token() -> None:
     tokenizer = a_row_tokenizer(begin_token=True)
-    [row] = tokenizer.encode([("I:tx", "YZ")])
-    kept = fitted(row, 5, Overlong.TRUNCATE)
-    assert kept is not None
+    [row] = tokenizer.encode([pair_text("I:tx", "YZ")])
+    text = pair_text("I:tx", "YZ")
+    [kept] = fitted(row, 5, Overlong.TRUNCATE, text)
     assert tokens_of(tokenizer, kept) == [BOS, "x", "Y", "Z", EOS]
     assert kept.supervised(train_on_prompt=True).tolist() == [False, True, True, True, True]
-    assert fitted(row, 4, Overlong.TRUNCATE) is None
+    assert fitted(row, 4, Overlong.TRUNCATE, text) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "limit", "lengths"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 3, 2]), (8, 4, [4, 4]), (4, 4, [4]), (4, 3, [2, 2]), (5, 2, [2, 2]), (3, 2, [2])],
+)
+def test_a_text_is_cut_into_windows_of_which_each_teaches_something(ids: int, limit: int, lengths: list[int]) -> None:
+    tokenizer = a_row_tokenizer()
+    text = pair_text("", "abcdefghi"[: ids - 1])
+    [row] = tokenizer.encode([text])
+    windows = fitted(row, limit, Overlong.SPLIT, text)
+    assert [len(window.ids) for window in windows] == lengths
+    assert all(window.supervised(train_on_prompt=False).tolist()[0] is False for window in windows)
+    if sum(lengths) == ids:  # Else a window of one id was left out: it would teach nothing.
+        assert [token for window in windows for token in window.ids] == row.ids.tolist()
 
 
 def test_a_row_without_prompt_cannot_be_truncated() -> None:
-    [row] = a_row_tokenizer().encode([("", "abcdef")])
-    assert fitted(row, 5, Overlong.TRUNCATE) is None
+    [row] = a_row_tokenizer().encode([pair_text("", "abcdef")])
+    assert fitted(row, 5, Overlong.TRUNCATE, pair_text("", "abcdef")) == []
 
 
 def test_a_real_sentencepiece_tokenizer_needs_a_plain_sentinel() -> None:
@@ -244,5 +263,5 @@ def test_a_real_sentencepiece_tokenizer_needs_a_plain_sentinel() -> None:
         pytest.skip("shared/models/stories260k is not there")
     tokenizer = RowTokenizer(Tokenizer.from_file(str(path)), 2)
     assert tokenizer.sentinels[0][0] == "\n"
-    [row] = tokenizer.encode([("Once upon a", " time")])
+    [row] = tokenizer.encode([pair_text("Once upon a", " time")])
     assert tokenizer.tokenizer.decode(row.ids.tolist(), skip_special_tokens=False) == "<s> Once upon a time</s>"

@@ -1,7 +1,7 @@
 """The answer that a text gives, and the answers that there may be. Pure: loads without torch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from finetune_api.names import FailureClass
 from finetune_api.resource import TrainingSpec
@@ -38,7 +38,7 @@ def answer_in(text: str, pattern: re.Pattern[str] | None) -> str | None:
     return DIGIT_COMMA.sub("", matches[-1].group(1).strip())
 
 
-def check_labels(references: Sequence[Reference], training: TrainingSpec) -> None:
+def check_labels(references: Iterable[Reference], training: TrainingSpec) -> None:
     """Raise RunError (InvalidData, LabelUnknown) for a reference that is none of `evaluation.labels`."""
     labels, pattern = training.evaluation.labels, answer_pattern(training.evaluation.answer_pattern)
     if labels is None:

@@ -1,18 +1,22 @@
 """The data report: what a person wants to know about the rows, also where they could not be used."""
 
+from typing import Any
+
 import numpy as np
 from finetune_api.base import StrictModel
 from finetune_api.status import DataStatus
 from pydantic import Field
 
 from finetune_trainer.corpus import Sample
+from finetune_trainer.data_files import public_uri
 from finetune_trainer.errors import shortened
-from finetune_trainer.prepared import TokenRows
-from finetune_trainer.survey import Problems, Survey
+from finetune_trainer.prepared import Offsets
+from finetune_trainer.problems import SHOWN, Problem, Problems
+from finetune_trainer.survey import Survey
 
 HISTOGRAM_BINS = 20
 SAMPLE_CHARACTERS = 4000
-"""Longest prompt or completion shown."""
+"""Longest piece shown."""
 
 
 class ProblemEntry(StrictModel):
@@ -21,6 +25,7 @@ class ProblemEntry(StrictModel):
     dataset: str
     file: str
     line: int
+    """From 1; in parquet and arrow files the row."""
     column: str | None = None
     message: str
 
@@ -32,16 +37,33 @@ class ProblemList(StrictModel):
     first: list[ProblemEntry] = Field(default_factory=list)
 
 
+class NoteEntry(StrictModel):
+    """Rows that are strange and no error."""
+
+    kind: str
+    """`empty` or `null` (completion; dropped), `blank` (a completion of blanks alone; learned), `overlong`, `duplicate`
+    (a train row that repeats a dev or test row; dropped)."""
+    rows: int
+    first: list[str]
+    """Places of the first ones."""
+
+
 class DatasetEntry(StrictModel):
     """One dataset."""
 
     name: str
     uri: str
+    revision: str
+    """Commit of a hub dataset, else a digest."""
     sha256: str
+    files: int
+    first_files: list[str]
+    """In the order in which they are read."""
     rows: int
     columns: list[str]
     extra_columns: list[str]
     """Columns that nothing uses."""
+    notes: list[NoteEntry]
 
 
 class LengthBin(StrictModel):
@@ -53,13 +75,19 @@ class LengthBin(StrictModel):
     rows: int
 
 
+class PieceEntry(StrictModel):
+    """A part of a row."""
+
+    text: str
+    learned: bool
+
+
 class SampleEntry(StrictModel):
-    """A rendered train row."""
+    """A train row as the model sees it: begin, end and template tokens included."""
 
     dataset: str
     row: int
-    prompt: str
-    completion: str
+    pieces: list[PieceEntry]
 
 
 class DataReport(StrictModel):
@@ -73,59 +101,65 @@ class DataReport(StrictModel):
     """Histogram of the train rows' lengths in tokens."""
     supervised_share: float | None = None
     """Share of the train tokens that are learned."""
+    repeats: int | None = None
+    """Train rows that say what an earlier train row says; they are kept."""
+    steps_per_epoch: int | None = None
+    total_steps: int | None = None
+    """Optimizer steps in all."""
     samples: list[SampleEntry] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
 
 
-def data_report(
-    surveys: list[Survey],
-    problems: Problems,
-    data: DataStatus | None = None,
-    train: TokenRows | None = None,
-    samples: list[Sample] | None = None,
-    warnings: list[str] | None = None,
-) -> DataReport:
-    """The report on what is known so far."""
+def data_report(surveys: list[Survey], problems: Problems, **found: Any) -> DataReport:
+    """The report on what is known so far; `found` are its fields that only usable data has."""
     return DataReport(
         datasets=[_dataset(survey) for survey in surveys],
-        problems=ProblemList(total=problems.total, first=[ProblemEntry(**vars(problem)) for problem in problems.first]),
-        data=data,
-        lengths=length_histogram(train) if train is not None else [],
-        supervised_share=data.supervised_tokens / data.tokens if data and data.tokens else None,
-        samples=[_sample(sample) for sample in samples or []],
-        warnings=warnings or [],
+        problems=ProblemList(total=problems.total, first=[_problem(problem) for problem in problems.first]),
+        **found,
     )
 
 
-def length_histogram(rows: TokenRows) -> list[LengthBin]:
+def length_histogram(lengths: Offsets) -> list[LengthBin]:
     """Rows by length, in at most HISTOGRAM_BINS bins of one width from 1 to the longest."""
-    if not len(rows):
+    if not len(lengths):
         return []
-    longest = int(rows.lengths.max())
-    width = -(-longest // HISTOGRAM_BINS)
-    counts = np.bincount((rows.lengths - 1) // width)
+    width = -(-int(lengths.max()) // HISTOGRAM_BINS)
+    counts = np.bincount((lengths - 1) // width)
     return [
         LengthBin(from_tokens=number * width + 1, to_tokens=(number + 1) * width, rows=int(count))
         for number, count in enumerate(counts)
     ]
 
 
-def _dataset(survey: Survey) -> DatasetEntry:
-    dataset = survey.file.dataset
-    return DatasetEntry(
-        name=dataset.name,
-        uri=dataset.uri,
-        sha256=survey.file.sha256,
-        rows=survey.rows,
-        columns=survey.columns,
-        extra_columns=survey.extra_columns,
+def sample_entry(sample: Sample) -> SampleEntry:
+    """A sample with its texts shortened."""
+    pieces = [
+        PieceEntry(text=shortened(piece.text, SAMPLE_CHARACTERS), learned=piece.learned) for piece in sample.pieces
+    ]
+    return SampleEntry(dataset=sample.dataset, row=sample.row, pieces=pieces)
+
+
+def _problem(problem: Problem) -> ProblemEntry:
+    return ProblemEntry(
+        dataset=problem.dataset,
+        file=problem.file.uri,
+        line=problem.line,
+        column=problem.column,
+        message=problem.message,
     )
 
 
-def _sample(sample: Sample) -> SampleEntry:
-    return SampleEntry(
-        dataset=sample.dataset,
-        row=sample.row,
-        prompt=shortened(sample.prompt, SAMPLE_CHARACTERS),
-        completion=shortened(sample.completion, SAMPLE_CHARACTERS),
+def _dataset(survey: Survey) -> DatasetEntry:
+    source, notes = survey.source, survey.notes
+    return DatasetEntry(
+        name=source.dataset.name,
+        uri=public_uri(source.dataset.uri),
+        revision=source.revision,
+        sha256=source.sha256,
+        files=len(source.files),
+        first_files=[file.uri for file in source.files[:SHOWN]],
+        rows=survey.rows,
+        columns=survey.columns,
+        extra_columns=survey.extra_columns,
+        notes=[NoteEntry(kind=kind, rows=rows, first=notes.first[kind]) for kind, rows in sorted(notes.rows.items())],
     )

@@ -28,9 +28,14 @@ def sequence_length(given: int | None, position_limit: int | None) -> int:
     return given
 
 
-def total_steps(given: Hyperparameters, steps_per_epoch: int) -> int:
+def steps_per_epoch(given: Hyperparameters, train_rows: int, devices: int = 1) -> int:
+    """Optimizer steps in which every train row is seen once; the last may have fewer rows."""
+    return -(-train_rows // (given.train_batch_size * given.gradient_accumulation_steps * devices))
+
+
+def total_steps(given: Hyperparameters, epoch_steps: int) -> int:
     """Optimizer steps T: maxSteps, else the epochs' steps rounded up."""
-    return given.max_steps or _ceiling(_decimal(given.epochs) * steps_per_epoch)
+    return given.max_steps or _ceiling(_decimal(given.epochs) * epoch_steps)
 
 
 def warmup_steps(given: Hyperparameters, total: int) -> int:
@@ -58,9 +63,8 @@ def effective_hyperparameters(
     `eval_steps` is None without dev rows, since nothing is evaluated then.
     """
     given = training.hyperparameters
-    batch = given.train_batch_size * given.gradient_accumulation_steps * devices
-    steps_per_epoch = -(-train_rows // batch)
-    total = total_steps(given, steps_per_epoch)
+    epoch_steps = steps_per_epoch(given, train_rows, devices)
+    total = total_steps(given, epoch_steps)
     default_rate = LEARNING_RATES[training.method.type]
     return EffectiveHyperparameters(
         epochs=given.epochs,
@@ -79,8 +83,8 @@ def effective_hyperparameters(
         weight_decay=given.weight_decay,
         max_grad_norm=given.max_grad_norm,
         optimizer=given.optimizer,
-        eval_steps=(given.eval_steps or steps_per_epoch) if dev_rows else None,
-        save_steps=given.save_steps or steps_per_epoch,
+        eval_steps=(given.eval_steps or epoch_steps) if dev_rows else None,
+        save_steps=given.save_steps or epoch_steps,
         save_total_limit=given.save_total_limit,
         early_stopping=_early_stopping(given),
         logging_steps=given.logging_steps,

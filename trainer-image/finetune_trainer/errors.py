@@ -52,6 +52,10 @@ class RowError(Exception):
         self.line = line
         super().__init__(message)
 
+    def at(self, line: int) -> "RowError":
+        """The same problem, on a line."""
+        return RowError(self.message, self.column, line)
+
 
 class Termination(BaseException):
     """SIGTERM came: leave soon. No `Exception`, so that no handler of errors swallows it."""

@@ -15,7 +15,7 @@ from finetune_api.names import LOCK_FILE, FailureClass
 from finetune_api.run import RunSpec
 
 from finetune_trainer.errors import RunError, quoted
-from finetune_trainer.hub import HubModel
+from finetune_trainer.hub import HubRepository
 from finetune_trainer.store import NotFoundError, Store, open_store
 
 SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -165,7 +165,7 @@ def _check_base(adapter: str, base: str) -> None:
 
 def _open(spec: RunSpec, uri: str, revision: str | None) -> Source:
     if uri.startswith("hf://"):
-        return HubModel(uri.removeprefix("hf://"), revision, spec.model_credentials)
+        return HubRepository(uri.removeprefix("hf://"), revision, spec.model_credentials)
     return StoredModel(open_store(uri, spec.storage))
 
 

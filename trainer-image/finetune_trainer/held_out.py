@@ -1,5 +1,7 @@
 """A file of rows, read as one of a run's datasets: rendered and tokenised as prepare does it, all to be evaluated."""
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +10,15 @@ from finetune_api.names import FailureClass
 from finetune_api.resource import Dataset, Format, Role
 from finetune_api.run import RunSpec
 
+from finetune_trainer.chat_template import ChatWriter
 from finetune_trainer.corpus import Corpus
 from finetune_trainer.datasets import fetch_dataset
 from finetune_trainer.errors import RunError, quoted
-from finetune_trainer.prepared import Reference, TokenRows
+from finetune_trainer.prepared import REFERENCES_FILE, TOKENS_FILE, Reference, References, TokenRows
+from finetune_trainer.problems import Problems
 from finetune_trainer.split import Part
-from finetune_trainer.survey import EMPTY, Problems, survey
+from finetune_trainer.survey import EMPTY, survey
+from finetune_trainer.token_file import read_token_file, write_token_file
 from finetune_trainer.tokens import RowTokenizer
 
 
@@ -23,28 +28,40 @@ class HeldOut:
 
     rows: TokenRows
     references: list[Reference]
-    """One for each row, in order."""
+    """One for each row as read, in order."""
 
 
-def held_out(spec: RunSpec, place: str, like: str | None, tokenizer: RowTokenizer, limit: int) -> HeldOut:
+def held_out(
+    spec: RunSpec,
+    place: str,
+    like: str | None,
+    tokenizer: RowTokenizer,
+    limit: int,
+    chat_writer: Callable[[], ChatWriter],
+) -> HeldOut:
     """The rows of a file, read with type, columns and templates of the run's dataset `like`; of at most `limit` ids.
 
-    `place` is an `s3://` or `file://` URI or a path. Raises RunError (InvalidData) for whatever is wrong with a row.
+    `place` is a dataset's URI or a path; `chat_writer` is asked for only where rows are chats. Raises RunError
+    (InvalidData) for whatever is wrong with a row.
     """
     uri = place if "://" in place else f"file://{Path(place).absolute()}"
     changes = {"uri": uri, "format": Format.AUTO, "role": Role.TEST, "max_rows": None}
     dataset = dataset_like(spec, like).model_copy(update=changes)
-    problems = Problems()
-    file = fetch_dataset(dataset, spec.storage, Path(spec.scratch_directory) / "datasets")
-    found = survey(file, spec.training, problems)
-    if problems.total:
-        raise problems.error("the file itself")
-    corpus = Corpus(tokenizer, spec.training, limit)
-    parts = [Part.DROPPED if digest == EMPTY else Part.TEST for digest in found.digests]
-    corpus.add(file, np.array(parts, np.uint8))
-    if corpus.refuses_lengths():
+    problems, scratch = Problems(), Path(spec.scratch_directory)
+    found = survey(fetch_dataset(dataset, spec, scratch / "datasets"), spec.training, problems)
+    chats = chat_writer() if found.has_chats else None
+    folder = scratch / "held-out"
+    with closing(Corpus(tokenizer, spec.training, limit, folder, chats)) as corpus:
+        if not problems.total:
+            corpus.add(found, np.where(found.digests == EMPTY, Part.EMPTY, Part.TEST).astype(np.uint8))
+    for wrong in (problems, corpus.problems):
+        if wrong.total:
+            raise wrong.error("the file itself")
+    if corpus.refused.total:
         raise corpus.lengths_error(limit)
-    return HeldOut(corpus.parts[Part.TEST].build(), corpus.references["test"])
+    write_token_file(folder / TOKENS_FILE, {"test": corpus.parts[Part.TEST]})
+    rows = TokenRows.of(read_token_file(folder / TOKENS_FILE), "test")
+    return HeldOut(rows, list(References(folder / REFERENCES_FILE, "test")))
 
 
 def dataset_like(spec: RunSpec, name: str | None) -> Dataset:

@@ -1,7 +1,8 @@
-"""Models of the Hugging Face hub, or of any server that speaks its protocol (`HF_ENDPOINT`)."""
+"""Models and datasets of the Hugging Face hub, or of any server that speaks its protocol (`HF_ENDPOINT`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
@@ -25,12 +26,37 @@ TRIES = 3
 """Downloads of one file in all; an interrupted one goes on where it stopped."""
 
 
-class HubModel:
-    """One model at one commit. Opening it resolves the revision; raises RunError for whatever is in the way."""
+@dataclass(frozen=True)
+class HubKind:
+    """What a repository holds, and the fields that name it."""
 
-    def __init__(self, name: str, revision: str | None, credentials: SecretFolder | None, endpoint: str | None = None):
+    type: str
+    """The hub's own word."""
+    field: str
+    failure_class: FailureClass
+    """Of one that is not there."""
+    not_found: str
+    """The reason of the same."""
+
+
+MODEL = HubKind("model", "model", FailureClass.INVALID_CONFIG, "ModelNotFound")
+DATASET = HubKind("dataset", "datasets[]", FailureClass.INVALID_DATA, "DatasetNotFound")
+
+
+class HubRepository:
+    """One repository at one commit. Opening it resolves the revision; raises RunError for whatever is in the way."""
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        credentials: SecretFolder | None,
+        endpoint: str | None = None,
+        kind: HubKind = MODEL,
+    ) -> None:
         disable_progress_bars()
         self.name = name
+        self.kind = kind
         self.uri = f"hf://{name}"
         self.endpoint = endpoint or constants.ENDPOINT
         self.credentials = credentials
@@ -38,7 +64,9 @@ class HubModel:
         self.token: str | bool = required_secret(credentials, HF_TOKEN_KEY) if credentials else False
         wanted = revision or "main"
         with self._errors(wanted):
-            info = HfApi(endpoint=self.endpoint, token=self.token).model_info(name, revision=wanted)
+            api = HfApi(endpoint=self.endpoint, token=self.token)
+            look = api.dataset_info if kind is DATASET else api.model_info
+            info = look(name, revision=wanted)
         if not info.sha:
             raise self._unavailable(f"it names no commit for {self.uri}")
         self.revision = info.sha
@@ -56,6 +84,7 @@ class HubModel:
                     hf_hub_download(
                         self.name,
                         name,
+                        repo_type=self.kind.type,
                         revision=self.revision,
                         local_dir=folder,
                         token=self.token,
@@ -77,11 +106,10 @@ class HubModel:
             raise self._not_found() from error
         except RevisionNotFoundError as error:
             message = f"{self.uri} has no revision {revision}"
-            raise RunError(
-                FailureClass.INVALID_CONFIG, "RevisionNotFound", message, "Correct model.revision."
-            ) from error
+            remedy = f"Correct {self.kind.field}.revision."
+            raise RunError(FailureClass.INVALID_CONFIG, "RevisionNotFound", message, remedy) from error
         except HFValidationError as error:
-            raise RunError(FailureClass.INVALID_CONFIG, "ModelNotFound", f"{self.uri}: {error}") from error
+            raise RunError(self.kind.failure_class, self.kind.not_found, f"{self.uri}: {error}") from error
         except HfHubHTTPError as error:
             if error.response is not None and error.response.status_code in (401, 403):
                 raise self._denied(f"answers {error.response.status_code}") from error
@@ -92,18 +120,19 @@ class HubModel:
             raise self._unavailable(str(error)) from error
 
     def _not_found(self) -> RunError:
+        correct = f"Correct {self.kind.field}.uri"
         if self.credentials is None:
-            remedy = "Correct model.uri; if it is private, set model.credentialsSecretRef to a Secret with HF_TOKEN."
+            remedy = f"{correct}; if it is private, set model.credentialsSecretRef to a Secret with HF_TOKEN."
         else:
-            remedy = f"Correct model.uri, or put a token that may read it into {self.credentials.source}."
-        message = f"{self.uri} is not on {self.endpoint}, or is private"
-        return RunError(FailureClass.INVALID_CONFIG, "ModelNotFound", message, remedy)
+            remedy = f"{correct}, or put a token that may read it into {self.credentials.source}."
+        message = f"{self.kind.type} {self.uri} is not on {self.endpoint}, or is private"
+        return RunError(self.kind.failure_class, self.kind.not_found, message, remedy)
 
     def _denied(self, why: str) -> RunError:
         who = self.credentials.source if self.credentials else "a Secret named in model.credentialsSecretRef"
-        remedy = f"Accept the model's terms on {self.endpoint}, and put a token of that account into {who}."
+        remedy = f"Accept the {self.kind.type}'s terms on {self.endpoint}, and put a token of that account into {who}."
         return RunError(FailureClass.ACCESS_DENIED, "AccessDenied", f"{self.uri} {why}", remedy)
 
     def _unavailable(self, why: str) -> RunError:
-        message = f"the model hub at {self.endpoint} does not answer as it should: {why}"
+        message = f"the hub at {self.endpoint} does not answer as it should: {why}"
         return RunError(FailureClass.INFRASTRUCTURE, "HubUnavailable", message)

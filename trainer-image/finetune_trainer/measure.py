@@ -1,9 +1,10 @@
 """A model ready to be trained and measured, and what it says about the evaluation rows."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -109,13 +110,14 @@ class Findings:
 def question(
     training: TrainingSpec,
     rows: TokenRows,
-    references: list[Reference],
+    references: Sequence[Reference],
     stops: Stops,
     decode: Callable[[list[int]], str],
 ) -> Question:
     """What to ask: all rows, and the first `evaluation.rows` of the prompts that can be continued."""
     usable = continuable(references, stops.position_limit)
-    return Question(training, rows, usable[: training.evaluation.rows or None], stops, decode)
+    chosen = list(islice(usable, training.evaluation.rows or None))
+    return Question(training, rows, chosen, stops, decode)
 
 
 def ask(engine: Engine, asked: Question) -> Findings:

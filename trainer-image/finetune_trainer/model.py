@@ -96,9 +96,9 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else torch.float32
 
 
-def end_ids(folder: Path, end_token: int) -> list[int]:
-    """Where generation stops: the run's end token, then those of the base's generation config and config."""
-    found = [end_token]
+def end_ids(folder: Path, end_tokens: list[int]) -> list[int]:
+    """Where generation stops: the run's end tokens, then those of the base's generation config and config."""
+    found = list(end_tokens)
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None

@@ -4,10 +4,11 @@ Fetch the data, read every row, split, fetch the model's config and tokenizer, t
 prepared folder. The data report is written whether the rows can be used or not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime
 from pathlib import Path
 
-import numpy as np
 from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass, Stage
 from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
@@ -15,26 +16,33 @@ from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
 
 from finetune_trainer.answers import answer_pattern, check_labels
 from finetune_trainer.corpus import Corpus
-from finetune_trainer.data_report import DataReport, data_report
-from finetune_trainer.datasets import count, fetch_dataset, split_rows
-from finetune_trainer.effective import effective_hyperparameters, sequence_length
+from finetune_trainer.data_files import public_uri
+from finetune_trainer.data_report import DataReport, data_report, length_histogram, sample_entry
+from finetune_trainer.datasets import fetch_dataset
+from finetune_trainer.division import count, divide, repeats
+from finetune_trainer.effective import effective_hyperparameters, sequence_length, steps_per_epoch
 from finetune_trainer.errors import RunError, shortened
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.gate import check_measurable
 from finetune_trainer.model_config import check_decoder, position_limit, read_config
 from finetune_trainer.prepared import (
     REPORT_FILE,
+    TOKENS_FILE,
     DatasetDigest,
     Prepared,
     PreparedIndex,
     continuable,
+    open_prepared,
     prepared_key,
+    read_index,
     write_prepared,
 )
-from finetune_trainer.split import Part, Parts
+from finetune_trainer.problems import Problems
+from finetune_trainer.split import KEPT_PARTS, Part, Parts
 from finetune_trainer.store import Store, uri_of
-from finetune_trainer.survey import Problems, Survey, survey
-from finetune_trainer.tokens import Oddities, RowTokenizer
+from finetune_trainer.survey import Survey, survey
+from finetune_trainer.token_file import write_token_file
+from finetune_trainer.tokens import RowTokenizer
 
 Say = Callable[[str], None]
 """Takes one line about what is going on."""
@@ -46,38 +54,56 @@ MOST_WARNINGS = 8
 def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
     """Prepare a run below `store`, the run's root. Raises RunError for whatever stands in the way."""
     answer_pattern(spec.training.evaluation.answer_pattern)  # Only used once trained, and by then too late to refuse.
-    surveys = read_datasets(spec, store, say)
-    parts, dropped = split_rows(surveys, spec.training)
-    model = fetch_model(spec, Path(spec.scratch_directory), weights=False)
+    scratch, earlier = Path(spec.scratch_directory), read_index(store)
+    surveys = read_datasets(spec, store, say, _known_revisions(spec, earlier))
+    parts = divide(surveys, spec.training)
+    model = fetch_model(spec, scratch, weights=False)
     say(f"model {model.uri} at revision {model.revision}")
     resolved, limit = check_model(spec, model)
+    resolved = resolved.model_copy(
+        update={"dataset_revisions": {of.source.dataset.name: of.source.revision for of in surveys}}
+    )
     max_length = sequence_length(spec.training.hyperparameters.max_seq_length, limit)
-    corpus = tokenise(surveys, parts, spec.training, model, max_length)
-    if corpus.refuses_lengths():
-        write_report(store, data_report(surveys, corpus.overlong))
-        raise corpus.lengths_error(limit)
-    prepared = assemble(spec, store, surveys, parts, dropped, corpus, resolved)
-    check_evaluation(prepared, spec.training, limit)
-    data = prepared.index.data
-    warnings = all_warnings(surveys, corpus.tokenizer.oddities)
-    write_report(store, data_report(surveys, Problems(), data, prepared.train, corpus.samples, warnings))
-    write_prepared(store, Path(spec.scratch_directory), prepared)
-    say(f"prepared {data.rows.train} train, {data.rows.dev} dev and {data.rows.test} test rows, {data.tokens} tokens")
-    effective = prepared.index.effective_hyperparameters
-    return RunResult(stage=Stage.PREPARE, data=data, effective_hyperparameters=effective, resolved=resolved)
+    today = (earlier and earlier.template_date) or datetime.now(UTC).date()
+    corpus = tokenise(surveys, parts, spec, model, max_length, today)
+    check_corpus(corpus, surveys, store, limit)
+    index = make_index(spec, store, surveys, parts, corpus, resolved, today)
+    folder = prepared_folder(scratch)
+    write_token_file(folder / TOKENS_FILE, {part.name.lower(): writer for part, writer in corpus.parts.items()})
+    check_evaluation(open_prepared(folder, index), spec.training, limit)
+    write_report(store, whole_report(surveys, parts, corpus, index))
+    write_prepared(store, folder, index)
+    rows = index.data.rows
+    say(f"prepared {rows.train} train, {rows.dev} dev and {rows.test} test rows, {index.data.tokens} tokens")
+    effective = index.effective_hyperparameters
+    return RunResult(stage=Stage.PREPARE, data=index.data, effective_hyperparameters=effective, resolved=resolved)
 
 
-def read_datasets(spec: RunSpec, store: Store, say: Say) -> list[Survey]:
-    """Fetch and read every dataset once. Raises RunError after all have been read, and reports the problems."""
+def read_datasets(spec: RunSpec, store: Store, say: Say, known: Mapping[str, str]) -> list[Survey]:
+    """Fetch and read every dataset once. Raises RunError after all have been read, and reports the problems.
+
+    `known` are the revisions that an earlier try found, by dataset.
+    """
     problems, surveys = Problems(), []
     for dataset in spec.training.datasets:
-        file = fetch_dataset(dataset, spec.storage, Path(spec.scratch_directory) / "datasets")
-        surveys.append(survey(file, spec.training, problems))
-        say(f"{file.where}: {surveys[-1].rows} rows")
+        source = fetch_dataset(dataset, spec, Path(spec.scratch_directory) / "datasets", known.get(dataset.name))
+        surveys.append(survey(source, spec.training, problems))
+        files = f" in {len(source.files)} files" if len(source.files) > 1 else ""
+        say(f"{source.where}: {surveys[-1].rows} rows{files}, {source.revision}")
+    refuse_problems(problems, surveys, store)
+    return surveys
+
+
+def refuse_problems(problems: Problems, surveys: list[Survey], store: Store) -> None:
+    """Raises RunError where there are any, and reports them."""
     if problems.total:
         write_report(store, data_report(surveys, problems))
         raise problems.error(uri_of(store, prepared_key(REPORT_FILE)))
-    return surveys
+
+
+def _known_revisions(spec: RunSpec, earlier: PreparedIndex | None) -> Mapping[str, str]:
+    """From the status or, where a try was lost after it had written everything, from what it wrote."""
+    return spec.resolved.dataset_revisions or (earlier.resolved.dataset_revisions if earlier else {})
 
 
 def check_model(spec: RunSpec, model: ModelFiles) -> tuple[Resolved, int | None]:
@@ -98,68 +124,122 @@ def check_model(spec: RunSpec, model: ModelFiles) -> tuple[Resolved, int | None]
 
 
 def tokenise(
-    surveys: list[Survey], parts: list[Parts], training: TrainingSpec, model: ModelFiles, max_length: int
+    surveys: list[Survey], parts: list[Parts], spec: RunSpec, model: ModelFiles, max_length: int, today: date
 ) -> Corpus:
-    """All rows that are kept, as tokens."""
-    from finetune_trainer.vocabulary import load_tokenizer
+    """All rows that are kept, as tokens on the disk. Raises RunError (NoChatTemplate) for chats without a template."""
+    from finetune_trainer.vocabulary import load_chat_writer, load_tokenizer
 
-    corpus = Corpus(RowTokenizer(*load_tokenizer(model.model.folder)), training, max_length)
-    for found, part in zip(surveys, parts, strict=True):
-        corpus.add(found.file, part)
+    tokenizer = RowTokenizer(*load_tokenizer(model.model.folder))
+    chats = None
+    if any(found.has_chats for found in surveys):
+        chats = load_chat_writer(model.model.folder, list(tokenizer.specials.values()), today)
+    folder = prepared_folder(Path(spec.scratch_directory))
+    with closing(Corpus(tokenizer, spec.training, max_length, folder, chats)) as corpus:
+        for found, part in zip(surveys, parts, strict=True):
+            corpus.add(found, part)
     return corpus
 
 
-def assemble(
+def prepared_folder(scratch: Path) -> Path:
+    """Where the files are made before they are stored."""
+    return scratch / "write-prepared"
+
+
+def check_corpus(corpus: Corpus, surveys: list[Survey], store: Store, position_limit: int | None) -> None:
+    """Raises RunError for chats that the template refuses and rows that are too long, and reports them."""
+    refuse_problems(corpus.problems, surveys, store)
+    if corpus.refused.total:
+        write_report(store, data_report(surveys, corpus.refused))
+        raise corpus.lengths_error(position_limit)
+
+
+def make_index(
     spec: RunSpec,
     store: Store,
     surveys: list[Survey],
     parts: list[Parts],
-    dropped: DroppedCounts,
     corpus: Corpus,
     resolved: Resolved,
-) -> Prepared:
-    """Rows, counts and settings as they are written. Raises RunError where no train row is left."""
-    train, dev, test = (corpus.parts[part].build() for part in (Part.TRAIN, Part.DEV, Part.TEST))
-    dropped = dropped.model_copy(update={"overlong": corpus.dropped})
+    today: date,
+) -> PreparedIndex:
+    """Counts and settings as they are written. Raises RunError where no train row is left."""
+    train, dev = corpus.parts[Part.TRAIN], corpus.parts[Part.DEV]
+    dropped = DroppedCounts(
+        empty=count(parts, Part.EMPTY), overlong=corpus.dropped, duplicate=count(parts, Part.DUPLICATE)
+    )
     if not len(train):
         raise no_trainable_rows(dropped, corpus.limit)
-    warnings = all_warnings(surveys, corpus.tokenizer.oddities)[:MOST_WARNINGS]
+    rows = {part.name.lower(): corpus.rows[part] for part in KEPT_PARTS}
+    warnings = all_warnings(surveys, corpus)[:MOST_WARNINGS]
     data = DataStatus(
-        rows=RowCounts(train=len(train), dev=len(dev), test=len(test), unused=count(parts, Part.UNUSED)),
+        rows=RowCounts(**rows, unused=count(parts, Part.UNUSED)),
         dropped=dropped,
         truncated=corpus.truncated,
-        tokens=len(train.ids),
-        supervised_tokens=int(np.count_nonzero(train.supervised)),
+        cut=corpus.cut,
+        sequences=len(train),
+        tokens=train.tokens,
+        supervised_tokens=train.supervised,
         max_length=int(train.lengths.max()),
         report_uri=uri_of(store, prepared_key(REPORT_FILE)),
         warnings=[shortened(warning, STATUS_WARNING_LENGTH) for warning in warnings],
     )
-    index = PreparedIndex(
+    tokenizer, chats = corpus.tokenizer.tokenizer, corpus.chats
+    return PreparedIndex(
         effective_hyperparameters=effective_hyperparameters(spec.training, len(train), len(dev), corpus.limit),
         resolved=resolved,
         data=data,
         datasets=[_digest(found) for found in surveys],
         end_token_id=corpus.tokenizer.end_id,
+        turn_end_ids=sorted(tokenizer.token_to_id(text) for text in chats.ends) if chats else [],
+        template_date=today if chats else None,
     )
-    return Prepared(train, dev, test, corpus.references, index)
 
 
 def check_evaluation(prepared: Prepared, training: TrainingSpec, limit: int | None) -> None:
     """What would otherwise be found out once trained. Raises RunError: LabelUnknown, GateUnmeasurable."""
     rows, references = prepared.evaluated()
     check_labels(references, training)
-    check_measurable(training.evaluation.gate, len(rows), len(continuable(references, limit)))
+    check_measurable(training.evaluation.gate, len(rows), sum(1 for _ in continuable(references, limit)))
 
 
-def all_warnings(surveys: list[Survey], oddities: Oddities) -> list[str]:
+def whole_report(surveys: list[Survey], parts: list[Parts], corpus: Corpus, index: PreparedIndex) -> DataReport:
+    """The report on data that can be used."""
+    data, effective = index.data, index.effective_hyperparameters
+    return data_report(
+        surveys,
+        Problems(),
+        data=data,
+        lengths=length_histogram(corpus.parts[Part.TRAIN].lengths),
+        supervised_share=data.supervised_tokens / data.tokens,
+        repeats=repeats(surveys, parts),
+        steps_per_epoch=steps_per_epoch(corpus.given, data.sequences),
+        total_steps=effective.total_steps,
+        samples=[sample_entry(sample) for sample in corpus.samples],
+        warnings=all_warnings(surveys, corpus),
+    )
+
+
+def all_warnings(surveys: list[Survey], corpus: Corpus) -> list[str]:
     """What a user should know and need not mend."""
     found = [warning for of in surveys for warning in of.warnings]
+    oddities, chats = corpus.tokenizer.oddities, corpus.chats
+    special = oddities.special + (chats.special if chats else 0)
     if oddities.unknown:
         found.append(f"{oddities.unknown} rows hold a character that the tokenizer does not know")
-    if oddities.special:
-        found.append(f"{oddities.special} rows hold the text of a special token, which the model sees as that token")
+    if special:
+        found.append(f"{special} rows hold the text of a special token, which the model sees as that token")
     if oddities.lossy:
         found.append(f"the tokenizer does not give back {oddities.lossy} rows exactly as they were")
+    if chats and chats.by_turn:
+        found.append(
+            f"{chats.by_turn} chats are trained as one row for each answer, since the chat template writes earlier "
+            "turns in another way than new ones"
+        )
+    if chats and chats.unclear:
+        found.append(
+            f"{chats.unclear} answers do not begin where the chat template's generation prompt ends; they are learned "
+            "from the first character that differs"
+        )
     return found
 
 
@@ -179,5 +259,6 @@ def write_report(store: Store, report: DataReport) -> None:
 
 
 def _digest(found: Survey) -> DatasetDigest:
-    dataset = found.file.dataset
-    return DatasetDigest(name=dataset.name, uri=dataset.uri, sha256=found.file.sha256, rows=found.rows)
+    source = found.source
+    name, uri = source.dataset.name, public_uri(source.dataset.uri)
+    return DatasetDigest(name=name, uri=uri, sha256=source.sha256, rows=found.rows)

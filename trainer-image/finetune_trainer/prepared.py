@@ -1,7 +1,7 @@
 """The prepared folder: what `prepare` writes and every attempt at training reads, the same bytes in the same order.
 
     prepared/tokens.safetensors   ids, supervised and offsets of train, dev and test rows
-    prepared/references.jsonl     prompt and completion of each dev and test row, in the rows' order
+    prepared/references.jsonl     prompt and completion of each dev and test row, in the rows' order by part
     prepared/index.json           effective settings, counts and the SHA-256 of the others; written last
     prepared/report.json          the data report, for people
 
@@ -9,9 +9,12 @@ No pickle; loads without torch.
 """
 
 import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +22,18 @@ from finetune_api.base import Model
 from finetune_api.names import PREPARED_FOLDER, FailureClass
 from finetune_api.status import DataStatus, EffectiveHyperparameters, Resolved
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.store import NotFoundError, Store, sha256_of, uri_of
+from finetune_trainer.token_file import read_token_file
 
 TOKENS_FILE = "tokens.safetensors"
 REFERENCES_FILE = "references.jsonl"
 INDEX_FILE = "index.json"
 REPORT_FILE = "report.json"
 
-PARTS = ("train", "dev", "test")
+EVALUATED_PARTS = ("dev", "test")
+PARTS = ("train", *EVALUATED_PARTS)
 
 Ids = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.bool_]
@@ -39,7 +42,7 @@ Offsets = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Rows of tokens, laid end to end."""
+    """Rows of tokens, laid end to end: views of a file, which the system reads as they are used."""
 
     ids: Ids
     """(tokens,) token ids."""
@@ -60,6 +63,11 @@ class TokenRows:
         """Ids and supervised flags of one row, as views."""
         part = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
         return self.ids[part], self.supervised[part]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, npt.NDArray[Any]], part: str) -> Self:
+        """The rows of one part. Raises KeyError where a tensor is missing."""
+        return cls(tensors[f"{part}.ids"], tensors[f"{part}.supervised"], tensors[f"{part}.offsets"])
 
     @classmethod
     def none(cls) -> Self:
@@ -84,10 +92,51 @@ class Reference(Model):
     """The prompt's ids as generation sends them: a begin token where the tokenizer has one, then the prompt."""
 
 
-def continuable(references: list[Reference], position_limit: int | None) -> list[Reference]:
+class References(Sequence[Reference]):
+    """The references of one part, read from their file as they are asked for."""
+
+    def __init__(self, path: Path, part: str) -> None:
+        self._path, self._prefix = path, f"{part} ".encode()
+        self._places = array("q", self._starts())
+        """Where each line starts, in bytes."""
+
+    def _starts(self) -> Iterator[int]:
+        place = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                if line.startswith(self._prefix):
+                    yield place
+                place += len(line)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, which: int) -> Reference: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> list[Reference]: ...
+
+    def __getitem__(self, which: int | slice) -> Reference | list[Reference]:
+        if isinstance(which, slice):
+            return list(self._read(self._places[which]))
+        [found] = self._read([self._places[which]])
+        return found
+
+    def __iter__(self) -> Iterator[Reference]:
+        return self._read(self._places)
+
+    def _read(self, places: Iterable[int]) -> Iterator[Reference]:
+        with self._path.open("rb") as file:
+            for place in places:
+                file.seek(place)
+                yield Reference.model_validate_json(file.readline().removeprefix(self._prefix))
+
+
+def continuable(references: Iterable[Reference], position_limit: int | None) -> Iterator[Reference]:
     """Those whose prompt a model can continue: it is not empty, and leaves room below the position limit."""
     limit = math.inf if position_limit is None else position_limit
-    return [reference for reference in references if 0 < len(reference.prompt_ids) < limit]
+    return (reference for reference in references if 0 < len(reference.prompt_ids) < limit)
 
 
 class DatasetDigest(Model):
@@ -96,7 +145,7 @@ class DatasetDigest(Model):
     name: str
     uri: str
     sha256: str
-    """SHA-256 of the whole file."""
+    """SHA-256 of the whole file; of several, of the lines that `sha256sum` prints for them."""
     rows: int
     """Rows read."""
 
@@ -109,9 +158,18 @@ class PreparedIndex(Model):
     data: DataStatus
     datasets: list[DatasetDigest]
     end_token_id: int
-    """The id that ends every row."""
+    """The id that ends every row but chats with an end of turn of their own."""
+    turn_end_ids: list[int] = Field(default_factory=list)
+    """Ids that end an answer of a chat: generation stops there too."""
+    template_date: date | None = None
+    """The date that the chat template was told, in every attempt."""
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each other file, by name."""
+
+    @property
+    def end_ids(self) -> list[int]:
+        """What ends a row or an answer: generation stops at each of them."""
+        return list(dict.fromkeys([self.end_token_id, *self.turn_end_ids]))
 
 
 @dataclass(frozen=True)
@@ -121,29 +179,49 @@ class Prepared:
     train: TokenRows
     dev: TokenRows
     test: TokenRows
-    references: dict[str, list[Reference]]
-    """For `dev` and `test`: one for each row, in order."""
+    references: Mapping[str, Sequence[Reference]]
+    """For `dev` and `test`: one for each row as read, in order; of a chat its last answer."""
     index: PreparedIndex
 
-    def evaluated(self) -> tuple[TokenRows, list[Reference]]:
+    def evaluated(self) -> tuple[TokenRows, Sequence[Reference]]:
         """What base and tuned model are measured on: test rows where there are some, else dev rows."""
         part = "test" if len(self.test) else "dev"
         return getattr(self, part), self.references[part]
 
 
-def write_prepared(store: Store, scratch: Path, prepared: Prepared) -> None:
-    """Write the prepared folder below the run's root; the index goes last, so a folder that has one is whole."""
-    folder = scratch / "write-prepared"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(_tensors(prepared), folder / TOKENS_FILE)
-    with (folder / REFERENCES_FILE).open("w", encoding="utf-8", newline="\n") as file:
-        for part, references in prepared.references.items():
-            file.writelines(f"{part} {reference.model_dump_json(by_alias=True)}\n" for reference in references)
+class ReferenceWriter:
+    """Appends references to their file, as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / REFERENCES_FILE).open("w", encoding="utf-8", newline="\n")
+
+    def add(self, part: str, reference: Reference) -> None:
+        """Append one of part `dev` or `test`."""
+        self._file.write(f"{part} {reference.model_dump_json(by_alias=True)}\n")
+
+    def close(self) -> None:
+        """Everything is in the file then."""
+        self._file.close()
+
+
+def write_prepared(store: Store, folder: Path, index: PreparedIndex) -> None:
+    """Write the prepared folder below the run's root from the two files in `folder`.
+
+    The index goes last, so a folder that has one is whole.
+    """
     names = (TOKENS_FILE, REFERENCES_FILE)
     for name in names:
         store.put_file(prepared_key(name), folder / name)
-    index = prepared.index.model_copy(update={"files": {name: sha256_of(folder / name) for name in names}})
+    index = index.model_copy(update={"files": {name: sha256_of(folder / name) for name in names}})
     store.put_bytes(prepared_key(INDEX_FILE), index.model_dump_json(by_alias=True, indent=1).encode())
+
+
+def read_index(store: Store) -> PreparedIndex | None:
+    """The index that an earlier try left; None where there is none that this release can read."""
+    try:
+        return PreparedIndex.model_validate_json(store.get_bytes(prepared_key(INDEX_FILE)))
+    except (NotFoundError, ValidationError):
+        return None
 
 
 def read_prepared(store: Store, scratch: Path) -> Prepared:
@@ -159,33 +237,22 @@ def read_prepared(store: Store, scratch: Path) -> Prepared:
             store.get_file(prepared_key(name), folder / name)
             if sha256_of(folder / name) != digest:
                 raise _unusable(store, f"{name} is not the file that the index names")
-        tensors = load_file(folder / TOKENS_FILE)
-        rows = {part: TokenRows(*(tensors[f"{part}.{field}"] for field in _FIELDS)) for part in PARTS}
-    except (NotFoundError, ValidationError, SafetensorError, KeyError) as error:
+        return open_prepared(folder, index)
+    except (NotFoundError, ValidationError, ValueError, KeyError) as error:
         raise _unusable(store, str(error)) from error
-    return Prepared(**rows, references=_read_references(folder / REFERENCES_FILE), index=index)
+
+
+def open_prepared(folder: Path, index: PreparedIndex) -> Prepared:
+    """The prepared data whose two files lie in `folder`. Raises ValueError or KeyError where they are not whole."""
+    tensors = read_token_file(folder / TOKENS_FILE)
+    rows = {part: TokenRows.of(tensors, part) for part in PARTS}
+    references = {part: References(folder / REFERENCES_FILE, part) for part in EVALUATED_PARTS}
+    return Prepared(**rows, references=references, index=index)
 
 
 def prepared_key(name: str) -> str:
     """The key of a file of the prepared folder, below the run's root."""
     return f"{PREPARED_FOLDER}/{name}"
-
-
-_FIELDS = ("ids", "supervised", "offsets")
-
-
-def _tensors(prepared: Prepared) -> dict[str, npt.NDArray[np.generic]]:
-    rows: dict[str, TokenRows] = {part: getattr(prepared, part) for part in PARTS}
-    return {f"{part}.{field}": getattr(of, field) for part, of in rows.items() for field in _FIELDS}
-
-
-def _read_references(path: Path) -> dict[str, list[Reference]]:
-    found: dict[str, list[Reference]] = {"dev": [], "test": []}
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            part, _, text = line.partition(" ")
-            found[part].append(Reference.model_validate_json(text))
-    return found
 
 
 def _unusable(store: Store, why: str) -> RunError:

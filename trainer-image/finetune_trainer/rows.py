@@ -1,4 +1,4 @@
-"""Rows from jsonl, json and csv files, one at a time, each with the line it starts on.
+"""Rows from jsonl, json, csv, tsv and text files, one at a time, each with the line it starts on.
 
 What is wrong with one row is yielded in its place, so that a report can show more than the first mistake. Files are
 UTF-8, with or without a byte order mark. JSON Lines end at line feeds only: U+2028 is text.
@@ -9,21 +9,10 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from finetune_api.resource import Format
-
 from finetune_trainer.errors import RowError, quoted
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-SUFFIXES = {
-    ".jsonl": Format.JSONL,
-    ".ndjson": Format.JSONL,
-    ".json": Format.JSON,
-    ".csv": Format.CSV,
-}
+from finetune_trainer.text_stream import TextStream, lines_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +20,9 @@ class Row:
     """One row of a file."""
 
     line: int
-    """The line it starts on, from 1."""
+    """The line it starts on, from 1; in columnar files the row's number, from 1."""
     values: dict[str, Any]
-    """Column to JSON value; always strings in csv."""
-
-
-def read_rows(path: Path, file_format: Format) -> Iterator[Row | RowError]:
-    """The rows of a file in order; a RowError (with its line) in place of a row that cannot be read.
-
-    `file_format` is not `auto`. After a problem that hides where the next row begins, reading ends.
-    """
-    with path.open("rb") as file:
-        match file_format:
-            case Format.JSONL:
-                yield from _read_jsonl(file)
-            case Format.JSON:
-                yield from _read_json(file)
-            case Format.CSV:
-                yield from _read_csv(file)
-            case _:
-                raise ValueError(f"no reader for format {file_format}")
-
-
-def detect_format(name: str, path: Path) -> Format | None:
-    """The format by the name's suffix, then by the first character; None where neither tells.
-
-    A `.json` file that begins with `{` is read as JSON Lines, as many tools write it.
-    """
-    by_name = next((found for suffix, found in SUFFIXES.items() if name.lower().endswith(suffix)), None)
-    if by_name in (Format.JSONL, Format.CSV):
-        return by_name
-    with path.open("rb") as file:
-        first = file.read(65536).removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
-    return {b"[": Format.JSON, b"{": Format.JSONL}.get(first, by_name)
+    """Column to JSON value; always strings in csv and tsv. Columnar files may hold other values, which no text is."""
 
 
 def rename_columns(values: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -85,8 +44,9 @@ def rename_columns(values: dict[str, Any], columns: dict[str, str]) -> dict[str,
     return kept | {wanted: values[column] for wanted, column in columns.items()}
 
 
-def _read_jsonl(file: BinaryIO) -> Iterator[Row | RowError]:
-    for number, line in enumerate(_lines(file), start=1):
+def read_jsonl(file: BinaryIO) -> Iterator[Row | RowError]:
+    """JSON Lines: one object a line; whitespace-only lines are skipped."""
+    for number, line in enumerate(lines_of(file), start=1):
         if isinstance(line, RowError):
             yield line
         elif line and not line.isspace():
@@ -99,65 +59,81 @@ def _parsed_line(line: str, number: int) -> Row | RowError:
     except json.JSONDecodeError as error:
         return RowError(f"the line is not JSON: {error.msg} at character {error.pos + 1}", line=number)
     except RowError as problem:
-        return RowError(problem.message, problem.column, number)
+        return problem.at(number)
     except (ValueError, RecursionError) as error:
         return RowError(f"the line is not usable JSON: {error}", line=number)
 
 
-def _read_json(file: BinaryIO) -> Iterator[Row | RowError]:
-    lines = list(_lines(file))
-    bad = next((line for line in lines if isinstance(line, RowError)), None)
-    if bad is not None:
-        yield bad
-        return
-    text = "".join(str(line) for line in lines)
-    position = _skip_blanks(text, 0)
-    if text[position : position + 1] != "[":
-        if position < len(text):
+def read_json(file: BinaryIO) -> Iterator[Row | RowError]:
+    """A JSON array of objects, read as it is needed: what was yielded is forgotten."""
+    stream = TextStream(file)
+    try:
+        first = stream.next_character()
+        if first == "[":
+            stream.position += 1
+            yield from _array_items(stream)
+        elif first:
             yield RowError("the file is not a JSON array: it must begin with [", line=1)
+    except RowError as problem:  # Bytes that are not UTF-8.
+        yield problem
+
+
+def _array_items(stream: TextStream) -> Iterator[Row | RowError]:
+    if stream.next_character() == "]":
         return
-    yield from _array_items(text, position + 1)
-
-
-def _array_items(text: str, position: int) -> Iterator[Row | RowError]:
-    line, counted, first = 1, 0, True
     while True:
-        position = _skip_blanks(text, position)
-        line, counted = line + text.count("\n", counted, position), position
-        if text[position : position + 1] == "]" and first:
-            return
+        stream.next_character()
+        line = stream.line
         try:
-            value, position = _DECODER.raw_decode(text, position)
+            value = _item(stream)
         except json.JSONDecodeError as error:
-            yield RowError(f"the file is not JSON: {error.msg} at column {error.colno}", line=error.lineno)
+            line, column = stream.place(error.pos)
+            yield RowError(f"the file is not JSON: {error.msg} at column {column}", line=line)
             return
         except (RowError, ValueError, RecursionError) as error:
-            yield RowError(f"the file is not usable JSON: {error}", line=line)
+            known = error.line if isinstance(error, RowError) else None
+            yield RowError(f"the file is not usable JSON: {error}", line=known or line)
             return
         try:
             yield Row(line, _as_object(value))
         except RowError as problem:
-            yield RowError(problem.message, line=line)
-        position, first = _skip_blanks(text, position), False
-        ends = text[position : position + 1]
+            yield problem.at(line)
+        ends = stream.next_character()
         if ends == "]":
             return
         if ends != ",":
-            yield RowError("the array is not closed: , or ] expected", line=text.count("\n", 0, position) + 1)
+            yield RowError("the array is not closed: , or ] expected", line=stream.line)
             return
-        position += 1
+        stream.position += 1
 
 
-def _read_csv(file: BinaryIO) -> Iterator[Row | RowError]:
+def _item(stream: TextStream) -> object:
+    """The value at the stream's position, however many blocks it spans. Raises what the JSON decoder raises."""
+    while True:
+        try:
+            value, end = _DECODER.raw_decode(stream.text, stream.position)
+        except json.JSONDecodeError:
+            if not stream.more():
+                raise
+            continue
+        # A number at the end of what was read may go on.
+        if end == len(stream.text) and stream.more():
+            continue
+        stream.position = end
+        return value
+
+
+def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Row | RowError]:
+    """CSV or, with a tab, TSV; the first line names the columns. Cells may be quoted, also over several lines."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader(_good_lines(file), strict=True)
+    reader = csv.reader(_good_lines(file), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield RowError(f"the file is not CSV: {error}", line=line)
+            yield RowError(f"the file is not {'CSV' if delimiter == ',' else 'TSV'}: {error}", line=line)
             return
         except RowError as problem:
             yield problem
@@ -178,27 +154,20 @@ def _read_csv(file: BinaryIO) -> Iterator[Row | RowError]:
             yield RowError(f"the line has {len(cells)} fields, the header {len(header)}", line=line)
 
 
-def _lines(file: BinaryIO) -> Iterator[str | RowError]:
-    """Decoded lines with their line feed."""
-    for number, raw in enumerate(file, start=1):
-        data = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
-        try:
-            yield data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield RowError(f"byte {error.start + 1} of the line is not UTF-8", line=number)
+def read_text(file: BinaryIO) -> Iterator[Row | RowError]:
+    """One row with column `text` for each line that is more than blanks, without its line end."""
+    for number, line in enumerate(lines_of(file), start=1):
+        if isinstance(line, RowError):
+            yield line
+        elif line and not line.isspace():
+            yield Row(number, {"text": line.rstrip("\r\n")})
 
 
 def _good_lines(file: BinaryIO) -> Iterator[str]:
-    for line in _lines(file):
+    for line in lines_of(file):
         if isinstance(line, RowError):
             raise line
         yield line
-
-
-def _skip_blanks(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
 
 
 def _as_object(value: object) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import overload
 
 from finetune_api.metrics import Metric
@@ -9,6 +10,7 @@ from finetune_api.names import FailureClass
 from finetune_api.resource import Evaluation, Generation
 
 from finetune_trainer.answers import check_labels
+from finetune_trainer.chat_template import ChatWriter
 from finetune_trainer.compute import Compute
 from finetune_trainer.effective import sequence_length
 from finetune_trainer.errors import RunError
@@ -20,7 +22,7 @@ from finetune_trainer.model import end_ids
 from finetune_trainer.model_config import position_limit, read_config
 from finetune_trainer.restore import Reach, Restored, restore
 from finetune_trainer.tokens import RowTokenizer
-from finetune_trainer.vocabulary import load_tokenizer
+from finetune_trainer.vocabulary import load_chat_writer, load_tokenizer
 
 ANY_LENGTH = 2**31
 """No limit of the run's: what is only generated is limited by the model alone."""
@@ -82,7 +84,7 @@ class Speaker:
 
     def prompts(self, file: str, like: str | None) -> HeldOut:
         """The rows of a file, of any length, read as the run's dataset `like`."""
-        return held_out(self.restored.spec, file, like, self.tokenizer, ANY_LENGTH)
+        return held_out(self.restored.spec, file, like, self.tokenizer, ANY_LENGTH, self._chat_writer)
 
     def measure(self, file: str, like: str | None, evaluation: Evaluation) -> Measured:
         """Measure it on the rows of a file, read as the run's dataset `like`, as training would have done.
@@ -91,12 +93,16 @@ class Speaker:
         """
         spec = self.restored.spec
         limit = sequence_length(spec.training.hyperparameters.max_seq_length, self.stops.position_limit)
-        found = held_out(spec, file, like, self.tokenizer, limit)
+        found = held_out(spec, file, like, self.tokenizer, limit, self._chat_writer)
         dataset = dataset_like(spec, like).model_copy(update={"uri": file})
         training = spec.training.model_copy(update={"evaluation": evaluation, "datasets": [dataset]})
         check_labels(found.references, training)
         asked = question(training, found.rows, found.references, self.stops, self.decode)
         return Measured(len(found.rows), len(asked.references), ask(self.engine, asked).values)
+
+    def _chat_writer(self) -> ChatWriter:
+        specials = list(self.tokenizer.specials.values())
+        return load_chat_writer(self.restored.files.model.folder, specials, datetime.now(UTC).date())
 
     def decode(self, ids: list[int]) -> str:
         """A text without special tokens."""
@@ -109,7 +115,7 @@ def load_speaker(place: str, reach: Reach, compute: Compute, log: Log) -> Speake
     files = restored.files
     tokenizer = RowTokenizer(*load_tokenizer(files.model.folder))
     # The artifact's own generation_config.json holds every end that the run knew.
-    ends = [*end_ids(files.folder, tokenizer.end_id), *end_ids(files.model.folder, tokenizer.end_id)]
+    ends = [*end_ids(files.folder, [tokenizer.end_id]), *end_ids(files.model.folder, [tokenizer.end_id])]
     stops = Stops(list(dict.fromkeys(ends)), position_limit(read_config(files.model.folder, files.model.uri)))
     packing = restored.spec.training.hyperparameters.packing
     return Speaker(restored, make_engine(restored.model, compute, packing, log.warn), tokenizer, stops)

@@ -3,6 +3,7 @@
 Adding or reordering other datasets, another tokenizer or another length limit changes nothing.
 """
 
+from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
 from enum import IntEnum
 from hashlib import sha256
@@ -16,22 +17,21 @@ class Part(IntEnum):
     """A part of the split, as it stands in the array of `assign_parts`."""
 
     UNUSED = 0
-    DROPPED = 1
-    TRAIN = 2
-    DEV = 3
-    TEST = 4
+    EMPTY = 1
+    """Dropped, since nothing would be learned."""
+    DUPLICATE = 2
+    """Dropped, since a train row repeats a dev or test row."""
+    TRAIN = 3
+    DEV = 4
+    TEST = 5
 
 
 KEPT_PARTS = (Part.TRAIN, Part.DEV, Part.TEST)
 
 
 Parts = npt.NDArray[np.uint8]
-
-
-def ranking(seed: int, dataset: str, rows: int) -> list[int]:
-    """Row numbers in the order of the split: by the SHA-256 hex digest of `seed:name:number`, ascending."""
-    prefix = f"{seed}:{dataset}:".encode()
-    return sorted(range(rows), key=lambda number: sha256(prefix + str(number).encode()).digest())
+Keys = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 
 
 def part_sizes(rows: int, split: Split) -> tuple[int, int]:
@@ -42,13 +42,35 @@ def part_sizes(rows: int, split: Split) -> tuple[int, int]:
 
 
 def assign_parts(rows: int, dataset: str, split: Split) -> Parts:
-    """(rows,) the Part of each row of one `train` dataset, by row number."""
+    """(rows,) the Part of each row of one `train` dataset, by row number.
+
+    Rows are ranked by the SHA-256 hex digest of `seed:name:number`, ascending: first train, then dev, then unused.
+    """
     train, dev = part_sizes(rows, split)
-    order = ranking(split.seed, dataset, rows)
+    if train == rows:
+        return np.full(rows, Part.TRAIN, np.uint8)
+    prefix = f"{split.seed}:{dataset}:".encode()
+
+    def digest(number: int) -> bytes:
+        return sha256(prefix + str(number).encode()).digest()
+
+    # Eight bytes of each digest, so that millions of rows fit; the whole digest decides between equals.
+    keys = np.fromiter((int.from_bytes(digest(number)[:8]) for number in range(rows)), np.uint64, rows)
     parts = np.full(rows, Part.UNUSED, np.uint8)
-    parts[order[:train]] = Part.TRAIN
-    parts[order[train : train + dev]] = Part.DEV
+    parts[_smallest(keys, train + dev, digest)] = Part.DEV
+    parts[_smallest(keys, train, digest)] = Part.TRAIN
     return parts
+
+
+def _smallest(keys: Keys, count: int, digest: Callable[[int], bytes]) -> Mask:
+    """(rows,) which rows have the `count` smallest keys. No sorting: that would need several times the memory."""
+    if count == 0:
+        return np.zeros(len(keys), np.bool_)
+    bound = np.partition(keys, count - 1)[count - 1]
+    chosen: Mask = keys < bound
+    equals = sorted(np.flatnonzero(keys == bound).tolist(), key=digest)
+    chosen[equals[: count - int(np.count_nonzero(chosen))]] = True
+    return chosen
 
 
 def _decimal(number: float) -> Decimal:

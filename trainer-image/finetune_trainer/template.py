@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import isfinite
 
 from finetune_trainer.errors import RowError, quoted
 
@@ -51,7 +52,7 @@ def parse_template(source: str) -> Template:
 def text_of(values: Mapping[str, object], name: str) -> str:
     """The value of a column as text: strings unchanged, numbers and booleans in JSON form, null as empty text.
 
-    Raises RowError where the row lacks the column or holds a list or an object there.
+    Raises RowError where the row lacks the column or holds anything else there: a list, an object, a date, NaN.
     """
     if name not in values:
         raise RowError(f"column '{name}' is missing; there are {quoted(tuple(values))}", column=name)
@@ -60,10 +61,15 @@ def text_of(values: Mapping[str, object], name: str) -> str:
         return value
     if value is None:
         return ""
+    if isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value)):
+        return json.dumps(value)
+    raise RowError(f"column '{name}' holds {_kind(value)}, not a text, number or boolean", column=name)
+
+
+def _kind(value: object) -> str:
     if isinstance(value, list | dict):
-        kind = "list" if isinstance(value, list) else "object"
-        raise RowError(f"column '{name}' holds a {kind}, not a text, number or boolean", column=name)
-    return json.dumps(value)
+        return "a list" if isinstance(value, list) else "an object"
+    return "NaN or infinity" if isinstance(value, float) else f"a value of type {type(value).__name__}"
 
 
 def nearest(name: str, columns: list[str]) -> str | None:

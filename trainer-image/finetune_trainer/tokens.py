@@ -1,65 +1,27 @@
-"""From prompt and completion to ids and labels, piece by piece.
+"""From text to ids and labels, piece by piece.
 
-The prompt is tokenised as generation does it, the completion as a continuation of it: behind a sentinel text whose ids
-are then taken away. Never both jointly, since tokens would then lie over the border and generation could not make
-them; never the completion alone, since SentencePiece would put a blank before it. Labels come from positions alone.
+A text is cut at every border of a part that is learned. Its first piece is tokenised as generation does it, each later
+one as a continuation: behind a sentinel text whose ids are then taken away. Never all jointly, since tokens would then
+lie over a border and generation could not make them; never a later piece alone, since SentencePiece would put a blank
+before it. Labels come from positions alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 from finetune_api.names import FailureClass
-from finetune_api.resource import Overlong
 from tokenizers import Tokenizer
 
 from finetune_trainer.errors import RunError
-from finetune_trainer.prepared import Flags, Ids
+from finetune_trainer.texts import Piece, Text, TokenRow
 
 PROBES = ("a", " a", "  a", "\n", "\na", "1", ".", "#", "é", "日", "A", "'s", "\t")
 """Pieces that a sentinel must leave alone."""
 
 PLAIN_SENTINELS = ("\n", "\x01", "a", ".", "0", ":")
 """Tried after the special tokens, which some tokenizers follow with a blank of their own."""
-
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """One row of ids: begin token if any, prompt, completion, end token."""
-
-    ids: Ids
-    begin: int
-    """Begin tokens at the start: 0 or 1, rarely more."""
-    prompt: int
-    """Ids before the completion, begin tokens included."""
-
-    def supervised(self, train_on_prompt: bool) -> Flags:
-        """Which ids are learned: completion and end, and the prompt if asked for; never the first id."""
-        flags = np.full(len(self.ids), True)
-        if not train_on_prompt:
-            flags[: self.prompt] = False
-        flags[: max(self.begin, 1)] = False
-        return flags
-
-    def truncated(self, limit: int) -> "TokenRow | None":
-        """The row with its prompt shortened from its start to fit `limit` ids; None where no prompt id would stay.
-
-        Begin tokens, completion and end token stay whole.
-        """
-        kept = limit - self.begin - (len(self.ids) - self.prompt)
-        if kept < 1 or self.prompt == self.begin:
-            return None
-        ids = np.concatenate([self.ids[: self.begin], self.ids[self.prompt - kept :]])
-        return TokenRow(ids, self.begin, self.begin + kept)
-
-
-def fitted(row: TokenRow, limit: int, overlong: Overlong) -> TokenRow | None:
-    """The row if it fits, the shortened row with `truncate`, else None."""
-    if len(row.ids) <= limit:
-        return row
-    return row.truncated(limit) if overlong is Overlong.TRUNCATE else None
 
 
 @dataclass
@@ -87,7 +49,6 @@ class RowTokenizer:
         self.tokenizer = tokenizer
         self.end_id = end_id
         self.begin_ids = begin_ids(tokenizer)
-        self.begin_text = str(tokenizer.decode(self.begin_ids, skip_special_tokens=False))
         self.specials = {
             number: token.content for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         }
@@ -95,15 +56,13 @@ class RowTokenizer:
         self.sentinels = find_sentinels(tokenizer, self._sentinel_texts())
         self.oddities = Oddities()
 
-    def encode(self, pairs: Sequence[Pair]) -> list[TokenRow]:
+    def encode(self, texts: Sequence[Text]) -> list[TokenRow]:
         """Ids of many rows; each is checked to decode to its own text."""
-        prompts = self._first_pieces([prompt or completion for prompt, completion in pairs])
-        rest = iter(self._continuations([completion for prompt, completion in pairs if prompt]))
-        rows = [
-            self._row(first, next(rest)) if prompt else self._row([], first)
-            for (prompt, _), first in zip(pairs, prompts, strict=True)
-        ]
-        self._check(pairs, rows)
+        first = self._first_pieces([text.pieces[0].text for text in texts])
+        later = iter(self._continuations([piece for text in texts for piece in text.pieces[1:]]))
+        parts = [[ids, *islice(later, len(text.pieces) - 1)] for text, ids in zip(texts, first, strict=True)]
+        rows = [self._row(text, pieces) for text, pieces in zip(texts, parts, strict=True)]
+        self._check(texts, parts)
         return rows
 
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -111,23 +70,34 @@ class RowTokenizer:
         [ids] = self._first_pieces([prompt])
         return ids if ids[: len(self.begin_ids)] == self.begin_ids else [*self.begin_ids, *ids]
 
-    def _row(self, prompt: list[int], completion: list[int]) -> TokenRow:
-        end = [] if completion[-1:] == [self.end_id] else [self.end_id]
-        doubled = (prompt or completion)[: len(self.begin_ids)] == self.begin_ids
-        begin = [] if doubled else self.begin_ids
-        ids = np.array([*begin, *prompt, *completion, *end], np.int32)
-        return TokenRow(ids, len(self.begin_ids), len(begin) + len(prompt))
+    def _row(self, text: Text, parts: list[list[int]]) -> TokenRow:
+        doubled = parts[0][: len(self.begin_ids)] == self.begin_ids
+        begin = [] if doubled or text.is_chat else self.begin_ids
+        end = [] if text.end or parts[-1][-1:] == [self.end_id] else [self.end_id]
+        ids = np.array([*begin, *chain.from_iterable(parts), *end], np.int32)
+        learned, position = np.full(len(ids), False), len(begin)
+        for piece, part in zip(text.pieces, parts, strict=True):
+            learned[position : position + len(part)] = piece.learned
+            position += len(part)
+        learned[position:] = True
+        prompt = position - len(parts[-1])
+        return TokenRow(ids, learned, len(self.begin_ids) if begin or doubled else 0, prompt)
 
     def _first_pieces(self, texts: list[str]) -> list[list[int]]:
         return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _continuations(self, texts: list[str]) -> list[list[int]]:
-        sentinel, ids = self.sentinels[0]
-        encoded = self.tokenizer.encode_batch_fast([sentinel + text for text in texts], add_special_tokens=False)
+    def _continuations(self, pieces: list[Piece]) -> list[list[int]]:
+        befores = [self._sentinel(piece) for piece in pieces]
+        whole = [sentinel + piece.text for (sentinel, _), piece in zip(befores, pieces, strict=True)]
+        encoded = self.tokenizer.encode_batch_fast(whole, add_special_tokens=False)
         return [
-            found.ids[len(ids) :] if found.ids[: len(ids)] == ids else self._continuation(text)
-            for found, text in zip(encoded, texts, strict=True)
+            found.ids[len(ids) :] if found.ids[: len(ids)] == ids else self._continuation(piece.text)
+            for found, piece, (_, ids) in zip(encoded, pieces, befores, strict=True)
         ]
+
+    def _sentinel(self, piece: Piece) -> tuple[str, list[int]]:
+        number = self.tokenizer.token_to_id(piece.behind) if piece.behind else None
+        return self.sentinels[0] if number is None else (piece.behind, [number])
 
     def _continuation(self, text: str) -> list[int]:
         """The slow way, for a text that runs into the first sentinel."""
@@ -137,48 +107,44 @@ class RowTokenizer:
                 return found[len(ids) :]
         raise no_sentinel(f"the tokenizer joins every sentinel with the text that begins {text[:20]!r}")
 
-    def _check(self, pairs: Sequence[Pair], rows: list[TokenRow]) -> None:
+    def _check(self, texts: Sequence[Text], parts: list[list[list[int]]]) -> None:
         """decode(prompt + completion ids) must be decode(prompt ids) + completion; else it is explained or refused."""
-        bodies = [self._body(row, pair) for row, pair in zip(rows, pairs, strict=True)]
-        texts = self.tokenizer.decode_batch(bodies, skip_special_tokens=False)
-        for pair, row, body, text in zip(pairs, rows, bodies, texts, strict=True):
+        bodies = [list(chain.from_iterable(pieces)) for pieces in parts]
+        decoded = self.tokenizer.decode_batch(bodies, skip_special_tokens=False)
+        for text, pieces, body, found in zip(texts, parts, bodies, decoded, strict=True):
             self.oddities.seen += 1
-            if self._notes(body) or text == pair[0] + pair[1]:
+            if self._notes(body, text.is_chat) or found == str(text) or self._same_border(text, pieces, found):
                 continue
-            if not self._same_border(pair, row, body, text):
-                self._note("lossy")
-                self._require_lossy(pair, text)
+            self._note("lossy")
+            if not text.is_chat:  # A template's own tokens may swallow the blanks around them.
+                self._require_lossy(text, found)
 
-    def _body(self, row: TokenRow, pair: Pair) -> list[int]:
-        """The ids without the begin token and the end token that we added."""
-        written = bool(self.begin_text) and (pair[0] or pair[1]).startswith(self.begin_text)
-        ids: list[int] = row.ids[0 if written else row.begin :].tolist()
-        ended = pair[1].endswith(self.specials.get(self.end_id, "\0"))
-        return ids if ended else ids[:-1]
-
-    def _notes(self, ids: list[int]) -> bool:
-        """Count unknown and special tokens among the ids of the text."""
+    def _notes(self, ids: list[int], is_chat: bool) -> bool:
+        """Count unknown and special tokens among the ids of the text; a chat has special ones of its own."""
         there = self.specials.keys() & set(ids)
         unknown = self.unknown_id in ids
         if unknown:
             self._note("unknown")
+        if is_chat:
+            return unknown
         if there - {self.unknown_id}:
             self._note("special")
         return unknown or bool(there)
 
-    def _same_border(self, pair: Pair, row: TokenRow, body: list[int], text: str) -> bool:
-        """Whether the completion follows the prompt as it should, by the tokenizer's own normalizer."""
-        prompt = self.tokenizer.decode(body[: row.prompt - row.begin], skip_special_tokens=False)
-        return text.startswith(prompt) and self._normal(text[len(prompt) :]) == self._normal(pair[1])
+    def _same_border(self, text: Text, parts: list[list[int]], found: str) -> bool:
+        """Whether the last piece follows what is before it as it should, by the tokenizer's own normalizer."""
+        prompt = self.tokenizer.decode(list(chain.from_iterable(parts[:-1])), skip_special_tokens=False)
+        return found.startswith(prompt) and self._normal(found[len(prompt) :]) == self._normal(text.pieces[-1].text)
 
-    def _require_lossy(self, pair: Pair, text: str) -> None:
+    def _require_lossy(self, text: Text, found: str) -> None:
         """Where the whole text tokenised at once comes back changed in the same way, it is not the border's fault."""
-        whole = self.tokenizer.encode(pair[0] + pair[1], add_special_tokens=False).ids
-        if self.tokenizer.decode(whole, skip_special_tokens=False) != text:
+        whole = self.tokenizer.encode(str(text), add_special_tokens=False).ids
+        if self.tokenizer.decode(whole, skip_special_tokens=False) != found:
             raise RunError(
                 FailureClass.INVALID_CONFIG,
                 "TokenizerUnsupported",
-                f"the tokenizer does not give back a completion tokenised behind its prompt: {pair[1][:40]!r}",
+                f"the tokenizer does not give back a completion tokenised behind its prompt: "
+                f"{text.pieces[-1].text[:40]!r}",
                 "Choose a model with a tokenizer that keeps text unchanged.",
             )
 

@@ -129,7 +129,7 @@ def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     limit = position_limit(read_config(folder, files.model.uri))
-    stops = Stops(end_ids(folder, prepared.index.end_token_id), limit)
+    stops = Stops(end_ids(folder, prepared.index.end_ids), limit)
     asked = question(spec.training, rows, references, stops, decode)
     return Setup(spec, store, writer, scratch, prepared, files, compute, asked)
 

@@ -1,11 +1,15 @@
 """The tokenizer of a model folder, as transformers loads it, so that ids are those of all who use it."""
 
 import json
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from finetune_api.names import FailureClass
 from tokenizers import Tokenizer
 
+from finetune_trainer.chat import Message
+from finetune_trainer.chat_template import ChatWriter, Render
 from finetune_trainer.errors import RunError
 
 
@@ -14,12 +18,7 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
 
     The end token is the tokenizer's, else the first of the model config's. Raises RunError (InvalidConfig).
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise _unusable(f"the model's tokenizer cannot be loaded: {error}") from error
+    tokenizer = _loaded(folder)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise _unusable(f"the model's tokenizer ({type(tokenizer).__name__}) has no fast form")
@@ -30,6 +29,46 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
         raise _unusable("neither the model's tokenizer nor its config names an end token (eos_token_id)")
     # A copy, since transformers changes the original's settings as it is called.
     return Tokenizer.from_str(backend.to_str()), int(end)
+
+
+def load_chat_writer(folder: Path, special_texts: list[str], today: date) -> ChatWriter:
+    """Writes chats by the tokenizer's own chat template; `special_texts` are those of its special tokens."""
+    return ChatWriter(load_chat_template(folder, today), special_texts)
+
+
+def load_chat_template(folder: Path, today: date) -> Render:
+    """The tokenizer's own chat template, in transformers' sandbox; every date it asks for is `today`.
+
+    Raises RunError (InvalidConfig, NoChatTemplate) where it has none.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    tokenizer = _loaded(folder)
+    if not tokenizer.chat_template:
+        raise RunError(
+            FailureClass.INVALID_CONFIG,
+            "NoChatTemplate",
+            "the data holds chats (column messages), but the model's tokenizer has no chat template",
+            "Choose a model with a chat template, or set promptTemplate and completionTemplate over other columns.",
+        )
+
+    def render(messages: list[Message], tools: list[dict[str, Any]] | None, asks: bool) -> str:
+        compiled = _compile_jinja_template(tokenizer.get_chat_template(tools=tools))
+        # The template's own function would tell another date to each attempt. Compiled templates are kept by
+        # transformers, and an argument would not do: what is no JSON does not reach a template.
+        compiled.environment.globals["strftime_now"] = today.strftime
+        return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=asks))
+
+    return render
+
+
+def _loaded(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise _unusable(f"the model's tokenizer cannot be loaded: {error}") from error
 
 
 def first_end_id(folder: Path) -> int | None:

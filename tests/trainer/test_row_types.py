@@ -1,21 +1,26 @@
-"""Rule D of row types, and where templates apply."""
+"""Rule D of row types, where templates apply, and what a row then says."""
 
+import re
 from typing import Any
 
 import pytest
 from finetune_api.resource import Dataset, RowType, TrainingSpec
 from finetune_trainer.errors import RowError, RunError
-from finetune_trainer.pairs import PairMaker, check_references, pair_maker, template_warnings
+from finetune_trainer.pairs import RowMaker
+from finetune_trainer.row_types import check_references, row_maker, template_warnings
 
 
-def a_maker(
-    columns: list[str], row_type: str = "auto", dataset: dict[str, Any] | None = None, **spec: Any
-) -> PairMaker:
+def a_maker(columns: list[str], row_type: str = "auto", dataset: dict[str, Any] | None = None, **spec: Any) -> RowMaker:
     given = {"name": "faq", "uri": "s3://data/faq.jsonl", "type": row_type, **(dataset or {})}
     training = TrainingSpec.model_validate(
         {"model": {"uri": "s3://models/m"}, "datasets": [given], "output": {"uri": "s3://out/x"}, **spec}
     )
-    return pair_maker(Dataset.model_validate(given), training, columns, "dataset 'faq', s3://data/faq.jsonl")
+    return row_maker(Dataset.model_validate(given), training, columns, "dataset 'faq', s3://data/faq.jsonl")
+
+
+def pair(maker: RowMaker, row: dict[str, object]) -> tuple[str, str]:
+    said = maker.read(row)
+    return said.prompt, said.completion
 
 
 def a_refusal(columns: list[str], **given: Any) -> RunError:
@@ -25,7 +30,7 @@ def a_refusal(columns: list[str], **given: Any) -> RunError:
 
 
 @pytest.mark.parametrize(
-    ("row", "pair"),
+    ("row", "expected"),
     [
         ({"instruction": "I:", "text": "tx", "target": "YZ"}, ("I:tx", "YZ")),
         ({"instruction": "I:", "text": "", "target": "YZ"}, ("I:", "YZ")),
@@ -34,12 +39,14 @@ def a_refusal(columns: list[str], **given: Any) -> RunError:
         ({"instruction": "I:", "input": None, "output": 7}, ("I:", "7")),
         ({"prompt": "p ", "completion": " c"}, ("p ", " c")),
         ({"id": 3, "prompt": "p", "completion": "c"}, ("p", "c")),
+        ({"text": "whole"}, ("", "whole")),
+        ({"text": "tx", "target": "YZ"}, ("tx", "YZ")),
     ],
 )
 def test_the_type_is_found_from_the_columns_and_nothing_is_put_between(
-    row: dict[str, object], pair: tuple[str, str]
+    row: dict[str, object], expected: tuple[str, str]
 ) -> None:
-    assert a_maker(list(row)).pair(row) == pair
+    assert pair(a_maker(list(row)), row) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,8 +57,7 @@ def test_the_type_is_found_from_the_columns_and_nothing_is_put_between(
         (["instruction", "text"], "instruction lacks column 'target'; instruction lacks column 'output'"),
         (["prompt", "completion", "messages"], "promptCompletion and chat"),
         (["prompt", "completion", "instruction", "output"], "instruction and promptCompletion"),
-        (["messages"], "look like type chat, which is not supported"),
-        (["text", "target"], "look like type text, which is not supported"),
+        (["prompt", "completion", "text"], "promptCompletion and text"),
         (["id", "name", "instruction", "instances", "is_classification"], "'instances'"),
     ],
 )
@@ -79,21 +85,78 @@ def test_a_named_type_settles_what_auto_cannot() -> None:
     assert a_maker(columns, "instruction").columns() == {"instruction", "input", "output"}
 
 
+def test_infix_is_never_found_and_must_be_named() -> None:
+    row: dict[str, object] = {"instruction": "{text} x {target}", "text": "a", "target": "b"}
+    assert pair(a_maker(list(row)), row) == ("{text} x {target}a", "b")
+    assert pair(a_maker(list(row), "infix"), row) == ("a x ", "b")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "text", "expected"),
+    [
+        ("{text} instruction: {target}.", "tx", ("tx instruction: ", "YZ.")),
+        ("{text} instruction: {target}.", "{target}", ("{target} instruction: ", "YZ.")),
+        ("Say {text}{target}", "{text}", ("Say {text}", "YZ")),
+    ],
+)
+def test_infix_fills_the_text_in_and_learns_the_target_and_what_follows(
+    instruction: str, text: str, expected: tuple[str, str]
+) -> None:
+    row: dict[str, object] = {"instruction": instruction, "text": text, "target": "YZ"}
+    assert pair(a_maker(list(row), "infix"), row) == expected
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"),
+    [
+        ("{text} only", "{target} 0 times"),
+        ("{text}{text}{target}", "{text} 2 times"),
+        ("{target} {text}", "{target} before {text}"),
+    ],
+)
+def test_infix_needs_each_mark_once_and_in_order(instruction: str, words: str) -> None:
+    row = {"instruction": instruction, "text": "tx", "target": "YZ"}
+    with pytest.raises(RowError, match=re.escape(words)) as caught:
+        a_maker(list(row), "infix").read(row)
+    assert caught.value.column == "instruction"
+
+
+@pytest.mark.parametrize("row_type", ["chat", "infix"])
+def test_a_type_that_says_itself_what_is_learned_excludes_a_template(row_type: str) -> None:
+    refusal = a_refusal(["messages"], row_type=row_type, promptTemplate="<<messages>>")
+    assert (refusal.failure_class, refusal.reason) == ("InvalidConfig", "TemplateInvalid")
+    assert f"type {row_type} excludes 'promptTemplate'" in refusal.message
+
+
+def test_a_target_that_comes_later_than_the_first_text_row_is_refused() -> None:
+    maker = a_maker(["text"])
+    with pytest.raises(RowError, match="'target' is there, but not in the first row"):
+        maker.read({"text": "a", "target": "b"})
+
+
+@pytest.mark.parametrize(
+    ("row", "null"), [({"prompt": "p", "completion": None}, True), ({"prompt": "p", "completion": ""}, False)]
+)
+def test_a_null_completion_is_told_from_an_empty_one(row: dict[str, object], null: bool) -> None:
+    said = a_maker(list(row)).read(row)
+    assert (said.completion, said.null) == ("", null)
+
+
 def test_a_row_that_lacks_a_column_of_its_type_names_it_and_those_there_are() -> None:
     maker = a_maker(["instruction", "text"], RowType.INSTRUCTION)
     with pytest.raises(RowError, match="column 'target' is missing; there are 'instruction', 'text'"):
-        maker.pair({"instruction": "a", "text": "b"})
+        maker.read({"instruction": "a", "text": "b"})
 
 
 def test_where_a_template_applies_no_type_is_looked_for() -> None:
     maker = a_maker(["question", "answer"], promptTemplate="Q: <<question>>", completionTemplate="<<answer>>")
-    assert maker.pair({"question": "q", "answer": "a"}) == ("Q: q", "a")
+    assert pair(maker, {"question": "q", "answer": "a"}) == ("Q: q", "a")
 
 
 @pytest.mark.parametrize("column", ["target", "output", "completion"])
 def test_a_prompt_template_alone_takes_the_one_completion_column(column: str) -> None:
     maker = a_maker(["question", column], promptTemplate="<<question>>")
-    assert maker.pair({"question": "q", column: "a"}) == ("q", "a")
+    assert pair(maker, {"question": "q", column: "a"}) == ("q", "a")
 
 
 @pytest.mark.parametrize("columns", [["question", "answer"], ["question", "target", "output"]])
@@ -105,7 +168,7 @@ def test_a_prompt_template_alone_needs_exactly_one_completion_column(columns: li
 
 def test_a_completion_template_alone_means_an_empty_prompt() -> None:
     maker = a_maker(["text"], completionTemplate="<<text>>!")
-    assert maker.pair({"text": "all of it"}) == ("", "all of it!")
+    assert pair(maker, {"text": "all of it"}) == ("", "all of it!")
 
 
 @pytest.mark.parametrize(("name", "hint"), [("wrong", ""), (" source ", "<<source>>"), ("Source", "<<source>>")])
@@ -129,13 +192,13 @@ def test_a_datasets_own_template_wins() -> None:
         promptTemplate="common",
         completionTemplate="<<target>>",
     )
-    assert maker.pair({"a": "x", "target": "t"}) == ("own x", "t")
+    assert pair(maker, {"a": "x", "target": "t"}) == ("own x", "t")
     assert template_warnings(maker, "here") == []
 
 
 def test_a_template_without_references_is_allowed_with_a_warning() -> None:
     maker = a_maker(["target"], promptTemplate="no refs")
-    assert maker.pair({"target": "t"}) == ("no refs", "t")
+    assert pair(maker, {"target": "t"}) == ("no refs", "t")
     assert template_warnings(maker, "here") == [
         "here: promptTemplate has no <<column>> reference: every row gets the same text"
     ]
