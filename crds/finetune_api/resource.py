@@ -90,6 +90,9 @@ class BaseModelSource(Model):
     """Start from the artifact of another Finetune instead: an adapter is trained further, a full model is a base."""
     credentials_secret_ref: SecretRef | None = None
     """Secret with key `HF_TOKEN`, for gated `hf://` models and datasets."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model; refused unless the operator allows it (`settings.allowRemoteCode` of
+    its chart)."""
 
 
 class Format(StrEnum):

@@ -124,7 +124,7 @@ def _story(run: Run) -> Step:
     run = replace(run, status=_with_last_words(run))
     if run.finetune.spec.cancel:
         return _cancelled(run)
-    if (step := _base_model(run)) is not None:
+    if (step := _forbidden_code(run) or _base_model(run)) is not None:
         return step
     run = replace(run, status=_with_model_uri(run))
     if not is_true(run.status, ConditionType.DATA_VALIDATED):
@@ -144,6 +144,17 @@ def _with_last_words(run: Run) -> FinetuneStatus:
         return run.status
     reached = {"checkpoint": said.checkpoint or run.status.checkpoint, "best": said.best or run.status.best}
     return run.status.model_copy(update=reached)
+
+
+def _forbidden_code(run: Run) -> Step | None:
+    """Failing with what this operator's policy forbids; a run that has begun keeps what it was allowed."""
+    asked = run.finetune.spec.model.trust_remote_code
+    if not asked or run.settings.allow_remote_code or run.status.stages:
+        return None
+    message = (
+        "model.trustRemoteCode is true, but this operator runs no code of models (settings.allowRemoteCode is false)"
+    )
+    return _failed(run, a_failure(FailureClass.INVALID_CONFIG, "RemoteCodeForbidden", message))
 
 
 def _base_model(run: Run) -> Step | None:

@@ -36,6 +36,8 @@ class Settings(Model):
     """Names of pull Secrets; they must exist in the namespace of the Finetune."""
     report_url: str
     """Base URL of this operator's progress endpoint, as pods reach it."""
+    allow_remote_code: bool = False
+    """Whether `model.trustRemoteCode` is honoured: it runs code of strangers in the pods."""
     prepare: PrepareSize = PrepareSize()
     """Size of the prepare pod."""
     namespaces: list[str] = Field(default_factory=list)

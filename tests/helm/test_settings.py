@@ -16,6 +16,7 @@ CHANGED: dict[str, Any] = {
     "reportUrl": "https://reports.test",
     "namespaces": ["team-a", "team-b"],
     "prepare": {"cpu": "500m", "memory": "3Gi", "ephemeralStorage": "20Gi"},
+    "allowRemoteCode": True,
     "listenPort": 9090,
     "resyncSeconds": 1.5,
     "statusIntervalSeconds": 0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunSpec
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import fetch_model
@@ -52,6 +53,23 @@ def test_without_weights_only_config_and_tokenizer_come(tmp_path: Path) -> None:
 def test_with_weights_neither_pickle_nor_code_nor_a_second_copy_comes(tmp_path: Path) -> None:
     files = fetch_model(a_model_run(tmp_path, a_served_model(tmp_path)), tmp_path / "scratch", weights=True)
     assert names(files.folder) == sorted([*SMALL, "model.safetensors"])
+
+
+def test_code_comes_only_with_a_model_that_is_trusted_and_belongs_to_its_revision(tmp_path: Path) -> None:
+    served, scratch = a_served_model(tmp_path), tmp_path / "scratch"
+    run = a_model_run(tmp_path, served)
+    trusting = run.model_copy(update={"training": trusted(run.training)})
+    first = fetch_model(trusting, scratch, weights=False)
+    assert names(first.folder) == sorted([*SMALL, "modeling_custom.py"])
+    (served / "modeling_custom.py").write_bytes(b"changed")
+    assert fetch_model(trusting, scratch, weights=False).revision != first.revision
+    plain = fetch_model(run, scratch, weights=False).revision
+    (served / "modeling_custom.py").write_bytes(b"changed again")
+    assert fetch_model(run, scratch, weights=False).revision == plain
+
+
+def trusted(training: TrainingSpec) -> TrainingSpec:
+    return training.model_copy(update={"model": training.model.model_copy(update={"trust_remote_code": True})})
 
 
 def test_of_shards_those_come_that_the_index_names(tmp_path: Path) -> None:

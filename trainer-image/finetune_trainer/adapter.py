@@ -10,6 +10,7 @@ from finetune_api.resource import Lora
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from pydantic.alias_generators import to_camel
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -38,7 +39,7 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         ensure_weight_tying=saved.tied,
         bias="none",
         task_type=TaskType.CAUSAL_LM,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        fan_in_fan_out=any(_is_transposed(module) for module in model.modules()),
     )
     torch.manual_seed(seed)
     return _attached(model, config)
@@ -70,6 +71,10 @@ def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | 
 
 
 def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    if config.use_dora and any(_is_int8_on_cpu(parameter) for parameter in model.parameters()):
+        message = "method.lora.dora with method.quantization int8 does not run on a CPU: bitsandbytes loses its scales"
+        remedy = "Set method.quantization to nf4 or none, or run on a GPU."
+        raise RunError(FailureClass.INVALID_CONFIG, "QuantizationUnsupported", message, remedy)
     tuned = get_peft_model(model, config)
     train_in_fp32(tuned)
     # PEFT keeps sets, which would be written in another order each time.
@@ -77,6 +82,15 @@ def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         config.target_modules = sorted(config.target_modules or [])
     config.target_parameters = sorted(config.target_parameters or []) or None
     return tuned
+
+
+def _is_int8_on_cpu(parameter: Tensor) -> bool:
+    return parameter.dtype == torch.int8 and parameter.device.type == "cpu"
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """GPT-2's linear layers, and what bitsandbytes puts in their place: the adapter fits the unquantised base, too."""
+    return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
 
 
 def _check_same(model: PreTrainedModel, config: LoraConfig, asked: Lora | None) -> None:

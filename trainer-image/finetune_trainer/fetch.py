@@ -1,6 +1,7 @@
 """The base model's files, from S3, a folder or the hub, into one local folder.
 
-Only what a model needs is taken: JSON, tokenizer files and safetensors of the top level. No pickle, no code.
+Only what a model needs is taken: JSON, tokenizer files and safetensors of the top level. Never pickle; code only with
+model.trustRemoteCode.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from finetune_trainer.store import NotFoundError, Store, open_store
 
 SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 WEIGHTS_SUFFIX = ".safetensors"
+CODE_SUFFIX = ".py"
 
 CONFIG_FILE = "config.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -74,7 +76,7 @@ class Source(Protocol):
 class StoredModel:
     """A model in S3 or in a folder."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, trusted: bool = False) -> None:
         self.store = store
         self.uri = store.uri
         try:
@@ -82,7 +84,7 @@ class StoredModel:
         except NotFoundError as error:
             raise _not_found(f"{store.uri} is not there: {error}") from error
         self.files = [item.key for item in objects]
-        self.revision = self._digest({item.key: item.size for item in objects if _is_wanted(item.key)})
+        self.revision = self._digest({item.key: item.size for item in objects if _is_wanted(item.key, trusted)})
 
     def names(self) -> list[str]:
         """Keys below the model's prefix."""
@@ -130,7 +132,9 @@ def _fetch(spec: RunSpec, uri: str, revision: str | None, folder: Path, weights:
         raise RunError(FailureClass.INVALID_CONFIG, "ModelUnsupported", message, "Start from a merged artifact.")
     _check_contents(source.uri, names, is_adapter)
     folder.mkdir(parents=True, exist_ok=True)
-    _download(source, [name for name in names if _is_wanted(name) and not name.endswith(WEIGHTS_SUFFIX)], folder)
+    trusted = spec.training.model.trust_remote_code
+    small = [name for name in names if _is_wanted(name, trusted) and not name.endswith(WEIGHTS_SUFFIX)]
+    _download(source, small, folder)
     if weights or is_adapter:  # The check without weights needs an adapter's shape, and it is small.
         _download(source, _weight_files(folder, names, is_adapter), folder)
     base = _fetch_base(spec, folder, source.uri, weights) if is_adapter else None
@@ -166,7 +170,7 @@ def _check_base(adapter: str, base: str) -> None:
 def _open(spec: RunSpec, uri: str, revision: str | None) -> Source:
     if uri.startswith("hf://"):
         return HubRepository(uri.removeprefix("hf://"), revision, spec.model_credentials)
-    return StoredModel(open_store(uri, spec.storage))
+    return StoredModel(open_store(uri, spec.storage), spec.training.model.trust_remote_code)
 
 
 def _check_contents(uri: str, names: list[str], is_adapter: bool) -> None:
@@ -216,8 +220,9 @@ def _download(source: Source, names: Iterable[str], folder: Path) -> None:
             done.result()
 
 
-def _is_wanted(name: str) -> bool:
-    return "/" not in name and name.endswith((*SMALL_SUFFIXES, WEIGHTS_SUFFIX))
+def _is_wanted(name: str, trusted: bool) -> bool:
+    suffixes = (*SMALL_SUFFIXES, WEIGHTS_SUFFIX, *([CODE_SUFFIX] if trusted else []))
+    return "/" not in name and name.endswith(suffixes)
 
 
 def _not_found(message: str) -> RunError:

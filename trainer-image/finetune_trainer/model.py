@@ -1,6 +1,7 @@
 """The model of a run: loading the base, attaching or continuing an adapter, and the form that is published."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -8,48 +9,91 @@ import torch
 from finetune_api.names import FailureClass
 from finetune_api.resource import Lora, Method, MethodType, Quantization, TrainingSpec
 from peft import PeftModel
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter
+from finetune_trainer.batch import Packing
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError, not_finite
+from finetune_trainer.model_config import check_own_code, read_config
+from finetune_trainer.probe import UNPACKED, find_packing
+from finetune_trainer.quantization import check_device, check_model, keep_as_stored, quantization_config
+from finetune_trainer.saved_modules import check_not_quantised
+from finetune_trainer.targets import resolve_targets
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A whole model, or one with an adapter."""
 
 
-def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = None) -> tuple[int, int]:
-    """Build the model without its weights; returns its parameters and how many of them are trained.
+@dataclass(frozen=True)
+class ModelCheck:
+    """What a model turned out to be, seen without its weights."""
 
-    Raises RunError (InvalidConfig): ModelUnsupported, TargetModulesNotFound, NoTrainableParameters.
+    parameters: int
+    trainable: int
+    """How many parameters are trained."""
+    packing: bool
+    """Whether rows are packed: asked for, and possible."""
+    warnings: list[str]
+    """What a user should know and need not mend."""
+
+
+def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = None) -> ModelCheck:
+    """Build the model without its weights, and look at it.
+
+    Raises RunError (InvalidConfig): ModelUnsupported, RemoteCodeForbidden, QuantizationUnsupported,
+    NoTrainableParameters, and as `attach_adapter` and `continue_adapter`.
     """
-    config = _config(folder)
+    model, method = _on_meta(folder, training.model.trust_remote_code), training.method
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    wanted = training.hyperparameters.packing
+    packing = wanted and find_packing(model, Compute(torch.device("cpu"), torch.float32)) is not Packing.NONE
+    warnings = [UNPACKED] if wanted and not packing else []
+    if method.type is MethodType.LORA:
+        warnings += _check_adapter(model, method, adapter)
+    with torch.device("meta"):
+        trainable = trained_count(_without_weights(model, method, adapter))
+    return ModelCheck(parameters, trainable, packing, warnings)
+
+
+def _on_meta(folder: Path, trusted: bool) -> PreTrainedModel:
+    config = _config(folder, trusted)
     with torch.device("meta"):
         try:
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
         except ValueError as error:
             raise _unsupported(f"the model ({config.model_type}) is not a decoder that generates text") from error
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        trainable = trained_count(_without_weights(model, training.method, adapter))
-    return parameters, trainable
+    return model
 
 
-def load_model(folder: Path, method: Method, seed: int, compute: Compute, adapter: Path | None = None) -> Model:
-    """The base of `folder` with what the method trains on it, on the device.
+def _check_adapter(model: PreTrainedModel, method: Method, adapter: Path | None) -> list[str]:
+    """What method.quantization rules out, and the warnings about a fresh adapter."""
+    lora = method.lora or Lora()
+    if method.quantization is not Quantization.NONE:
+        check_model(model, method.quantization)
+        check_not_quantised(model, lora.modules_to_save)
+    return resolve_targets(model, lora).warnings if adapter is None else []
+
+
+def load_model(
+    folder: Path, method: Method, seed: int, compute: Compute, adapter: Path | None = None, trusted: bool = False
+) -> Model:
+    """The base of `folder` with what the method trains on it, on the device; `trusted`: its own code may run.
 
     Full: fp32 weights, an `adapter` merged in. LoRA: a frozen base, quantised or in the compute precision, with a
     fresh adapter or the one of the folder `adapter`, fp32. Raises RunError as `check_on_meta`, QuantizationUnsupported.
     """
     dtype = torch.float32 if method.type is MethodType.FULL else compute.dtype
-    base = load_base(folder, method.quantization, dtype, compute.device)
+    base = load_base(folder, method.quantization, dtype, compute.device, trusted)
     return _with_method(base, method, seed, adapter)
 
 
-def load_base(folder: Path, quantization: Quantization, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_base(
+    folder: Path, quantization: Quantization, dtype: torch.dtype, device: torch.device, trusted: bool = False
+) -> PreTrainedModel:
     """The weights of a folder on the device."""
     if quantization is not Quantization.NONE:
-        _check_quantization(quantization, device)
+        check_device(quantization, device)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -57,21 +101,10 @@ def load_base(folder: Path, quantization: Quantization, dtype: torch.dtype, devi
         quantization_config=quantization_config(quantization, dtype),
         use_safetensors=True,
         local_files_only=True,
-        trust_remote_code=False,
+        trust_remote_code=trusted,
     )
-    _keep_as_stored(model)
+    keep_as_stored(model)
     return model
-
-
-def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How bitsandbytes stores the frozen base. Source: Dettmers et al. 2023, arXiv 2305.14314."""
-    if quantization is Quantization.INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if quantization is Quantization.NF4:
-        return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    return None
 
 
 def trained_count(model: Model) -> int:
@@ -90,9 +123,9 @@ def bare(model: Model) -> PreTrainedModel:
     return inner
 
 
-def stored_dtype(folder: Path) -> torch.dtype:
+def stored_dtype(folder: Path, trusted: bool = False) -> torch.dtype:
     """The precision that the base's weights are stored in, which is the artifact's too."""
-    found = _config(folder).dtype
+    found = _config(folder, trusted).dtype
     return found if isinstance(found, torch.dtype) else torch.float32
 
 
@@ -113,17 +146,17 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
         tensor.copy_(tensor.to(dtype))
 
 
-def merged_model(folder: Path, adapter: Path, compute: Compute) -> PreTrainedModel:
+def merged_model(folder: Path, adapter: Path, compute: Compute, trusted: bool = False) -> PreTrainedModel:
     """The unquantised base of `folder` with the adapter just trained merged in, rounded to the base's precision.
 
     Raises RunError (Diverged) where the sum is not finite.
     """
-    base = load_base(folder, Quantization.NONE, torch.float32, compute.device)
+    base = load_base(folder, Quantization.NONE, torch.float32, compute.device, trusted)
     try:
         model = merge(PeftModel.from_pretrained(base, str(adapter)))
     except ValueError as error:
         raise not_finite(f"the adapter cannot be merged: {error}") from error
-    round_weights(model, stored_dtype(folder))
+    round_weights(model, stored_dtype(folder, trusted))
     return model
 
 
@@ -150,35 +183,12 @@ def _with_method(base: PreTrainedModel, method: Method, seed: int, adapter: Path
     return attach_adapter(base, method.lora or Lora(), seed)
 
 
-def _config(folder: Path) -> PreTrainedConfig:
+def _config(folder: Path, trusted: bool) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        check_own_code(read_config(folder, "the model"), "the model", trusted)
         raise _unsupported(f"transformers does not know this model: {error}") from error
-
-
-def _check_quantization(quantization: Quantization, device: torch.device) -> None:
-    """Quantise one small matrix before any weight is loaded: not every CPU and GPU can."""
-    import bitsandbytes.functional as quantise
-
-    sample: Tensor = torch.ones(64, 64, dtype=torch.float16, device=device)
-    try:
-        if quantization is Quantization.INT8:
-            quantise.int8_vectorwise_quant(sample)
-        else:
-            quantise.quantize_4bit(sample, quant_type="nf4")
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        message = f"method.quantization {quantization} does not run on this {device.type}: {error}"
-        remedy = "Set method.quantization to none, or run on a GPU."
-        raise RunError(FailureClass.INVALID_CONFIG, "QuantizationUnsupported", message, remedy) from error
-
-
-def _keep_as_stored(model: PreTrainedModel) -> None:
-    """On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit layer the first time it is used without gradients, and
-    rounds its scales. Off: the base that is measured, the one that is trained on and the one loaded again are one."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _unsupported(message: str) -> RunError:

@@ -29,15 +29,44 @@ def read_config(folder: Path, uri: str) -> dict[str, Any]:
     return found
 
 
-def check_decoder(config: dict[str, Any], uri: str) -> None:
-    """Raise RunError (ModelUnsupported) with the architecture's name where it is no decoder that generates text."""
+def check_decoder(config: dict[str, Any], uri: str, trusted: bool = False) -> None:
+    """Raise RunError (ModelUnsupported) with the architecture's name where it is no decoder that generates text.
+
+    RemoteCodeForbidden where it comes with code of its own that is not `trusted`, or lies somewhere else.
+    """
     names = config.get("architectures") or []
-    if "auto_map" in config and "model_type" not in config:
-        raise _unsupported("RemoteCodeForbidden", f"{uri} needs code of its own ({config['auto_map']}), never run here")
+    if trusted or "model_type" not in config:  # A type that transformers knows needs no code of its own.
+        check_own_code(config, uri, trusted)
     name = names[0] if names else str(config.get("model_type", "unknown"))
     is_decoder = not names or name.endswith(DECODER_ENDINGS)
     if config.get("is_encoder_decoder") or not is_decoder:
         raise _unsupported("ModelUnsupported", f"{uri} is a {name}, not a decoder that generates text")
+
+
+def check_own_code(config: dict[str, Any], uri: str, trusted: bool) -> None:
+    """Raise RunError (RemoteCodeForbidden) where a config names code of its own that may not run, or not from there."""
+    named = [str(name) for name in _flat(config.get("auto_map", {}))]
+    elsewhere = [name for name in named if "--" in name]
+    if named and not trusted:
+        message = f"{uri} needs code of its own ({named[0]}), and model.trustRemoteCode is false"
+        remedy = (
+            "Choose a model that transformers knows, or set model.trustRemoteCode where the operator allows it "
+            "(settings.allowRemoteCode of its chart)."
+        )
+    elif elsewhere:
+        message = f"{uri} needs code of another repository ({elsewhere[0]}), which is not fetched: no revision pins it"
+        remedy = "Upload the model together with its code."
+    else:
+        return
+    raise RunError(FailureClass.INVALID_CONFIG, "RemoteCodeForbidden", message, remedy)
+
+
+def _flat(value: Any) -> list[Any]:
+    """The names in an auto_map: a tokenizer's are lists, with null where there is none."""
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [name for each in inner for name in _flat(each)]
+    return [] if value is None else [value]
 
 
 def position_limit(config: dict[str, Any]) -> int | None:

@@ -6,6 +6,7 @@ prepared folder. The data report is written whether the rows can be used or not.
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -59,19 +60,20 @@ def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
     parts = divide(surveys, spec.training)
     model = fetch_model(spec, scratch, weights=False)
     say(f"model {model.uri} at revision {model.revision}")
-    resolved, limit = check_model(spec, model)
-    resolved = resolved.model_copy(
+    found = check_model(spec, model)
+    limit = found.position_limit
+    resolved = found.resolved.model_copy(
         update={"dataset_revisions": {of.source.dataset.name: of.source.revision for of in surveys}}
     )
     max_length = sequence_length(spec.training.hyperparameters.max_seq_length, limit)
     today = (earlier and earlier.template_date) or datetime.now(UTC).date()
     corpus = tokenise(surveys, parts, spec, model, max_length, today)
     check_corpus(corpus, surveys, store, limit)
-    index = make_index(spec, store, surveys, parts, corpus, resolved, today)
+    index = make_index(spec, store, surveys, parts, corpus, replace(found, resolved=resolved), today)
     folder = prepared_folder(scratch)
     write_token_file(folder / TOKENS_FILE, {part.name.lower(): writer for part, writer in corpus.parts.items()})
     check_evaluation(open_prepared(folder, index), spec.training, limit)
-    write_report(store, whole_report(surveys, parts, corpus, index))
+    write_report(store, whole_report(surveys, parts, corpus, index, found.warnings))
     write_prepared(store, folder, index)
     rows = index.data.rows
     say(f"prepared {rows.train} train, {rows.dev} dev and {rows.test} test rows, {index.data.tokens} tokens")
@@ -106,21 +108,33 @@ def _known_revisions(spec: RunSpec, earlier: PreparedIndex | None) -> Mapping[st
     return spec.resolved.dataset_revisions or (earlier.resolved.dataset_revisions if earlier else {})
 
 
-def check_model(spec: RunSpec, model: ModelFiles) -> tuple[Resolved, int | None]:
-    """What the model's names turned out to mean, and its position limit. Imports torch, for the meta device."""
+@dataclass(frozen=True)
+class ModelFindings:
+    """What was found out about the model."""
+
+    resolved: Resolved
+    position_limit: int | None
+    packing: bool
+    """Whether rows are packed: asked for, and possible."""
+    warnings: list[str]
+
+
+def check_model(spec: RunSpec, model: ModelFiles) -> ModelFindings:
+    """What the model's names turned out to mean, and what it can do. Imports torch, for the meta device."""
     from finetune_trainer.model import check_on_meta
 
     config = read_config(model.model.folder, model.model.uri)
-    check_decoder(config, model.model.uri)
-    parameters, trainable = check_on_meta(model.model.folder, spec.training, model.adapter)
+    check_decoder(config, model.model.uri, spec.training.model.trust_remote_code)
+    check = check_on_meta(model.model.folder, spec.training, model.adapter)
     found = {
         # The operator's name for it wins: a volume's mount path means nothing to a reader of the status.
         "model_uri": spec.resolved.model_uri or model.uri,
         "model_revision": model.revision,
-        "parameters": parameters,
-        "trainable_parameters": trainable,
+        "parameters": check.parameters,
+        "trainable_parameters": check.trainable,
     }
-    return spec.resolved.model_copy(update=found), position_limit(config)
+    resolved = spec.resolved.model_copy(update=found)
+    return ModelFindings(resolved, position_limit(config), check.packing, check.warnings)
 
 
 def tokenise(
@@ -129,10 +143,11 @@ def tokenise(
     """All rows that are kept, as tokens on the disk. Raises RunError (NoChatTemplate) for chats without a template."""
     from finetune_trainer.vocabulary import load_chat_writer, load_tokenizer
 
-    tokenizer = RowTokenizer(*load_tokenizer(model.model.folder))
+    trusted = spec.training.model.trust_remote_code
+    tokenizer = RowTokenizer(*load_tokenizer(model.model.folder, trusted))
     chats = None
     if any(found.has_chats for found in surveys):
-        chats = load_chat_writer(model.model.folder, list(tokenizer.specials.values()), today)
+        chats = load_chat_writer(model.model.folder, list(tokenizer.specials.values()), today, trusted)
     folder = prepared_folder(Path(spec.scratch_directory))
     with closing(Corpus(tokenizer, spec.training, max_length, folder, chats)) as corpus:
         for found, part in zip(surveys, parts, strict=True):
@@ -159,7 +174,7 @@ def make_index(
     surveys: list[Survey],
     parts: list[Parts],
     corpus: Corpus,
-    resolved: Resolved,
+    model: ModelFindings,
     today: date,
 ) -> PreparedIndex:
     """Counts and settings as they are written. Raises RunError where no train row is left."""
@@ -170,7 +185,7 @@ def make_index(
     if not len(train):
         raise no_trainable_rows(dropped, corpus.limit)
     rows = {part.name.lower(): corpus.rows[part] for part in KEPT_PARTS}
-    warnings = all_warnings(surveys, corpus)[:MOST_WARNINGS]
+    warnings = all_warnings(surveys, corpus, model.warnings)[:MOST_WARNINGS]
     data = DataStatus(
         rows=RowCounts(**rows, unused=count(parts, Part.UNUSED)),
         dropped=dropped,
@@ -184,9 +199,10 @@ def make_index(
         warnings=[shortened(warning, STATUS_WARNING_LENGTH) for warning in warnings],
     )
     tokenizer, chats = corpus.tokenizer.tokenizer, corpus.chats
+    effective = effective_hyperparameters(spec.training, len(train), len(dev), corpus.limit)
     return PreparedIndex(
-        effective_hyperparameters=effective_hyperparameters(spec.training, len(train), len(dev), corpus.limit),
-        resolved=resolved,
+        effective_hyperparameters=effective.model_copy(update={"packing": model.packing}),
+        resolved=model.resolved,
         data=data,
         datasets=[_digest(found) for found in surveys],
         end_token_id=corpus.tokenizer.end_id,
@@ -202,7 +218,9 @@ def check_evaluation(prepared: Prepared, training: TrainingSpec, limit: int | No
     check_measurable(training.evaluation.gate, len(rows), sum(1 for _ in continuable(references, limit)))
 
 
-def whole_report(surveys: list[Survey], parts: list[Parts], corpus: Corpus, index: PreparedIndex) -> DataReport:
+def whole_report(
+    surveys: list[Survey], parts: list[Parts], corpus: Corpus, index: PreparedIndex, about_model: list[str]
+) -> DataReport:
     """The report on data that can be used."""
     data, effective = index.data, index.effective_hyperparameters
     return data_report(
@@ -215,13 +233,13 @@ def whole_report(surveys: list[Survey], parts: list[Parts], corpus: Corpus, inde
         steps_per_epoch=steps_per_epoch(corpus.given, data.sequences),
         total_steps=effective.total_steps,
         samples=[sample_entry(sample) for sample in corpus.samples],
-        warnings=all_warnings(surveys, corpus),
+        warnings=all_warnings(surveys, corpus, about_model),
     )
 
 
-def all_warnings(surveys: list[Survey], corpus: Corpus) -> list[str]:
-    """What a user should know and need not mend."""
-    found = [warning for of in surveys for warning in of.warnings]
+def all_warnings(surveys: list[Survey], corpus: Corpus, about_model: list[str]) -> list[str]:
+    """What a user should know and need not mend, about the model first."""
+    found = [*about_model, *(warning for of in surveys for warning in of.warnings)]
     oddities, chats = corpus.tokenizer.oddities, corpus.chats
     special = oddities.special + (chats.special if chats else 0)
     if oddities.unknown:

@@ -40,6 +40,8 @@ class ReloadCheck(StrictModel):
     """How the base was stored while the adapter was trained."""
     weights: str
     """Precision that the weights are loaded in, as torch calls it, such as `float32`."""
+    trusted: bool = False
+    """Whether the model's own code may run."""
     gpus: int
     threads: int | None
     probe: str
@@ -93,10 +95,15 @@ def _load(check: ReloadCheck, compute: Compute) -> PreTrainedModel:
     dtype: torch.dtype = getattr(torch, check.weights)
     if check.base is None:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            check.artifact, dtype=dtype, device_map={"": compute.device}, use_safetensors=True, local_files_only=True
+            check.artifact,
+            dtype=dtype,
+            device_map={"": compute.device},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=check.trusted,
         )
         return model
-    base = load_base(Path(check.base), check.quantization, dtype, compute.device)
+    base = load_base(Path(check.base), check.quantization, dtype, compute.device, check.trusted)
     tuned: PreTrainedModel = PeftModel.from_pretrained(base, check.artifact).get_base_model()
     return tuned
 

@@ -56,6 +56,8 @@ SIZES: dict[str, int] = {
 }
 """Fields of configs, and what they become where they are set. Unknown ones stay as they are."""
 
+LIBRARIES = frozenset({"torch", "peft", "bitsandbytes"})
+
 GROUPS = ("num_key_value_heads", "num_kv_heads")
 """What the number of key and value heads is called."""
 
@@ -131,5 +133,5 @@ def _enliven(model: PreTrainedModel) -> None:
 
 
 def _kinds(model: PreTrainedModel) -> set[type]:
-    """The classes of its parts that transformers defines; those of torch, PEFT and bitsandbytes may stand in."""
-    return {type(module) for module in model.modules() if type(module).__module__.startswith("transformers.")}
+    """The classes of its parts that come with the model; those of the libraries may stand in for one another."""
+    return {type(part) for part in model.modules() if type(part).__module__.partition(".")[0] not in LIBRARIES}

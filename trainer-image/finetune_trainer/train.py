@@ -62,6 +62,16 @@ class Setup:
         return Settings.of(self.prepared.index.effective_hyperparameters)
 
     @property
+    def trusted(self) -> bool:
+        """Whether the model's own code may run."""
+        return self.spec.training.model.trust_remote_code
+
+    @property
+    def packing(self) -> bool:
+        """Whether rows are to be packed: prepare has tried it out."""
+        return self.prepared.index.effective_hyperparameters.packing is not False
+
+    @property
     def form(self) -> str:
         """What is published: `adapter`, `merged` or `model`."""
         if self.spec.training.method.type is MethodType.FULL:
@@ -95,7 +105,7 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
         engine = _merged_engine(setup, adapter, report)
     elif setup.form == MODEL_FORM:
         # Before it is measured: what is measured is what is stored.
-        round_weights(engine.inner, stored_dtype(setup.files.model.folder))
+        round_weights(engine.inner, stored_dtype(setup.files.model.folder, setup.trusted))
     report.start(Activity.EVALUATING)
     after = ask(engine, setup.question)
     evaluation = _evaluation(setup, before, after)
@@ -122,7 +132,7 @@ def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
     prepared = read_prepared(store, scratch)
     files = fetch_model(spec, scratch, weights=True)
     folder = files.model.folder
-    tokenizer, _ = load_tokenizer(folder)
+    tokenizer, _ = load_tokenizer(folder, spec.training.model.trust_remote_code)
     rows, references = prepared.evaluated()
 
     def decode(ids: list[int]) -> str:
@@ -136,9 +146,9 @@ def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
 
 def _engine(setup: Setup, report: Reporter) -> Engine:
     training = setup.spec.training
-    seed = training.hyperparameters.seed
-    model = load_model(setup.files.model.folder, training.method, seed, setup.compute, setup.files.adapter)
-    engine = make_engine(model, setup.compute, training.hyperparameters.packing, report.log.warn)
+    seed, folder = training.hyperparameters.seed, setup.files.model.folder
+    model = load_model(folder, training.method, seed, setup.compute, setup.files.adapter, setup.trusted)
+    engine = make_engine(model, setup.compute, setup.packing, report.log.warn)
     resolved = setup.prepared.index.resolved
     report.say(
         f"training {resolved.trainable_parameters} of {resolved.parameters} parameters on {setup.compute.device} in "
@@ -188,8 +198,8 @@ def _facts(setup: Setup, packed: bool) -> dict[str, Any]:
 
 
 def _merged_engine(setup: Setup, adapter: Path, report: Reporter) -> Engine:
-    merged = merged_model(setup.files.model.folder, adapter, setup.compute)
-    return make_engine(merged, setup.compute, setup.spec.training.hyperparameters.packing, report.log.warn)
+    merged = merged_model(setup.files.model.folder, adapter, setup.compute, setup.trusted)
+    return make_engine(merged, setup.compute, setup.packing, report.log.warn)
 
 
 def _write_weights(setup: Setup, engine: Engine) -> ReloadCheck:
@@ -203,12 +213,13 @@ def _write_weights(setup: Setup, engine: Engine) -> ReloadCheck:
     if is_adapter:
         _write_adapter(setup, engine, folder)
     else:
-        write_model(engine.inner, _new_folder(folder), stored_dtype(base), setup.question.settings)
+        write_model(engine.inner, _new_folder(folder), stored_dtype(base, setup.trusted), setup.question.settings)
     return ReloadCheck(
         artifact=str(folder),
         base=str(base) if is_adapter else None,
         quantization=setup.spec.training.method.quantization if is_adapter else Quantization.NONE,
         weights=weights,
+        trusted=setup.trusted,
         gpus=setup.spec.gpus,
         threads=setup.spec.threads,
         probe=str(probe),

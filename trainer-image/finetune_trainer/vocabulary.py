@@ -11,14 +11,16 @@ from tokenizers import Tokenizer
 from finetune_trainer.chat import Message
 from finetune_trainer.chat_template import ChatWriter, Render
 from finetune_trainer.errors import RunError
+from finetune_trainer.model_config import check_own_code
 
 
-def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
+def load_tokenizer(folder: Path, trusted: bool = False) -> tuple[Tokenizer, int]:
     """The fast tokenizer behind transformers' own, and its end token's id. Imports transformers, which imports torch.
 
-    The end token is the tokenizer's, else the first of the model config's. Raises RunError (InvalidConfig).
+    The end token is the tokenizer's, else the first of the model config's. `trusted`: its own code may run.
+    Raises RunError (InvalidConfig).
     """
-    tokenizer = _loaded(folder)
+    tokenizer = _loaded(folder, trusted)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise _unusable(f"the model's tokenizer ({type(tokenizer).__name__}) has no fast form")
@@ -31,19 +33,19 @@ def load_tokenizer(folder: Path) -> tuple[Tokenizer, int]:
     return Tokenizer.from_str(backend.to_str()), int(end)
 
 
-def load_chat_writer(folder: Path, special_texts: list[str], today: date) -> ChatWriter:
+def load_chat_writer(folder: Path, special_texts: list[str], today: date, trusted: bool = False) -> ChatWriter:
     """Writes chats by the tokenizer's own chat template; `special_texts` are those of its special tokens."""
-    return ChatWriter(load_chat_template(folder, today), special_texts)
+    return ChatWriter(load_chat_template(folder, today, trusted), special_texts)
 
 
-def load_chat_template(folder: Path, today: date) -> Render:
+def load_chat_template(folder: Path, today: date, trusted: bool = False) -> Render:
     """The tokenizer's own chat template, in transformers' sandbox; every date it asks for is `today`.
 
     Raises RunError (InvalidConfig, NoChatTemplate) where it has none.
     """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    tokenizer = _loaded(folder)
+    tokenizer = _loaded(folder, trusted)
     if not tokenizer.chat_template:
         raise RunError(
             FailureClass.INVALID_CONFIG,
@@ -62,13 +64,20 @@ def load_chat_template(folder: Path, today: date) -> Render:
     return render
 
 
-def _loaded(folder: Path) -> Any:
+def _loaded(folder: Path, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted, local_files_only=True)
     except Exception as error:
+        check_own_code(_tokenizer_config(folder), "the model's tokenizer", trusted)
         raise _unusable(f"the model's tokenizer cannot be loaded: {error}") from error
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def first_end_id(folder: Path) -> int | None:
