@@ -1,5 +1,7 @@
 """The prepare stage as a whole: what it writes, and how each mistake is told."""
 
+import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.store import open_store
 
 from tests.trainer.runs import PAIR_TEMPLATES, a_dataset, a_run, some_pairs, write_jsonl
+from tests.trainer.test_columnar import write_arrow_file, write_arrow_stream, write_parquet
 from tests.trainer.tiny import a_model_folder
 
 
@@ -93,16 +96,167 @@ def test_the_same_run_prepares_the_same_bytes(tmp_path: Path, model: Path) -> No
 
 def test_the_same_rows_in_any_format_give_the_same_ids(tmp_path: Path, model: Path) -> None:
     rows = some_pairs(4)
-    jsonl = write_jsonl(tmp_path / "rows.jsonl", rows)
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    (tmp_path / "rows.csv").write_text(
-        "prompt,completion\n" + "".join(f"{r['prompt']},{r['completion']}\n" for r in rows)
-    )
-    found = [
-        prepared_by(a_run(tmp_path / path.suffix, model, [a_dataset(path)])).index.files["tokens.safetensors"]
-        for path in (jsonl, tmp_path / "rows.json", tmp_path / "rows.csv")
+    lines = [f"{row['prompt']}\t{row['completion']}\n" for row in rows]
+    data = tmp_path / "data"
+    jsonl = write_jsonl(data / "rows.jsonl", rows)
+    (data / "rows.json").write_text(json.dumps(rows))
+    (data / "rows.csv").write_text("".join(["prompt,completion\n", *lines]).replace("\t", ","))
+    (data / "rows.tsv").write_text("".join(["prompt\tcompletion\n", *lines]))
+    (data / "rows.jsonl.gz").write_bytes(gzip.compress(jsonl.read_bytes()))
+    write_parquet(data / "rows.parquet", rows)
+    write_arrow_file(data / "file.arrow", rows)
+    write_arrow_stream(data / "stream.arrow", rows)
+    write_jsonl(data / "folder" / "a.jsonl", rows[:1])
+    write_jsonl(data / "folder" / "b.jsonl", rows[1:])
+    found = {
+        path.name: prepared_by(a_run(tmp_path / path.name, model, [a_dataset(path)])).index.files["tokens.safetensors"]
+        for path in data.iterdir()
+    }
+    assert len(found) == 9
+    assert len(set(found.values())) == 1
+
+
+def test_a_text_file_is_learned_line_by_line_and_long_lines_are_cut(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("abcdefghi\n\nabc\n")
+    hyperparameters = {"maxSeqLength": 4, "overlong": "split", "trainBatchSize": 1, "epochs": 1}
+    result = run_prepare(a_run(tmp_path, model, [a_dataset(path)], hyperparameters=hyperparameters))
+    data, effective = result.data, result.effective_hyperparameters
+    assert data is not None
+    assert effective is not None
+    assert (data.rows.train, data.cut, data.sequences, data.tokens) == (2, 1, 4, 14)
+    assert effective.total_steps == 4
+
+
+def test_splitting_cuts_no_row_that_has_a_prompt(tmp_path: Path, model: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", some_pairs(2))
+    hyperparameters = {"maxSeqLength": 8, "overlong": "split"}
+    refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path)], hyperparameters=hyperparameters))
+    assert (refusal.failure_class, refusal.reason) == ("InvalidData", "RowsOverlong")
+    assert "2 rows with a prompt, which overlong: split does not cut" in refusal.message
+
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('system goes first') }}"
+    "{% endif %}{{ m.role }}:{{ m.content }}<pad>\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def talking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose chat template ends turns with a token that is not the end token."""
+    folder = a_model_folder(tmp_path_factory.mktemp("talking"), weights=False)
+    (folder / "model.safetensors").write_bytes(b"never read by prepare")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": CHAT_TEMPLATE}))
+    return folder
+
+
+def a_talk(*turns: str) -> dict[str, Any]:
+    """Turns of the user and the assistant."""
+    roles = ["user", "assistant"] * len(turns)
+    return {"messages": [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]}
+
+
+def test_chats_are_written_by_the_models_template_and_only_answers_are_learned(
+    tmp_path: Path, talking_model: Path
+) -> None:
+    train = write_jsonl(tmp_path / "train.jsonl", [a_talk("a", "B", "c", "D"), a_talk("x", "Y"), a_talk("q", "")])
+    test = write_jsonl(tmp_path / "test.jsonl", [a_talk("x", "Y"), a_talk("m", "N", "o", "P")])
+    spec = a_run(tmp_path, talking_model, [a_dataset(train), a_dataset(test, "held", role="test")])
+    prepared = prepared_by(spec)
+    data = prepared.index.data
+    assert (data.rows.train, data.dropped.empty, data.dropped.duplicate) == (1, 1, 1)
+    assert [sample["pieces"] for sample in report_of(spec)["samples"]] == [
+        [
+            {"text": "user:a<pad>\nassistant:", "learned": False},
+            {"text": "B<pad>", "learned": True},
+            {"text": "\nuser:c<pad>\nassistant:", "learned": False},
+            {"text": "D<pad>", "learned": True},
+        ]
     ]
-    assert found[0] == found[1] == found[2]
+    asked = [(reference.prompt, reference.completion) for reference in prepared.references["test"]]
+    assert asked == [
+        ("user:x<pad>\nassistant:", "Y"),
+        ("user:m<pad>\nassistant:N<pad>\nuser:o<pad>\nassistant:", "P"),
+    ]
+    pad, end = prepared.index.turn_end_ids[0], prepared.index.end_token_id
+    assert prepared.index.end_ids == [end, pad]
+    assert prepared.train.ids[-1] == pad
+    assert prepared.index.template_date is not None
+
+
+def test_a_chat_that_the_template_refuses_is_told_with_its_line(tmp_path: Path, talking_model: Path) -> None:
+    late = {
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "system", "content": "b"},
+            *a_talk("c", "D")["messages"],
+        ]
+    }
+    path = write_jsonl(tmp_path / "rows.jsonl", [a_talk("a", "B"), late])
+    spec = a_run(tmp_path, talking_model, [a_dataset(path)])
+    refusal = a_refusal(spec)
+    assert (refusal.failure_class, refusal.reason) == ("InvalidData", "RowInvalid")
+    assert refusal.message.endswith("line 2: the model's chat template refuses the messages: system goes first")
+    assert report_of(spec)["problems"]["first"][0]["column"] == "messages"
+
+
+def test_chats_need_a_model_with_a_chat_template(tmp_path: Path, model: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [a_talk("a", "B")])
+    refusal = a_refusal(a_run(tmp_path, model, [a_dataset(path)]))
+    assert (refusal.failure_class, refusal.reason) == ("InvalidConfig", "NoChatTemplate")
+
+
+def test_a_long_chat_is_dropped_and_never_shortened(tmp_path: Path, talking_model: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [a_talk("a", "B"), a_talk("a" * 90, "B")])
+    hyperparameters = {"maxSeqLength": 60, "overlong": "truncate"}
+    data = run_prepare(a_run(tmp_path, talking_model, [a_dataset(path)], hyperparameters=hyperparameters)).data
+    assert data is not None
+    assert (data.rows.train, data.dropped.overlong, data.truncated) == (1, 1, 0)
+
+
+def test_strange_rows_are_noted_with_their_lines(tmp_path: Path, model: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        *some_pairs(2),
+        {"prompt": "a", "completion": ""},
+        {"prompt": "a", "completion": None},
+        {"prompt": "a", "completion": " \n"},
+        {"prompt": "a" * 50, "completion": "b"},
+        some_pairs(1)[0],
+    ]
+    train = write_jsonl(tmp_path / "rows.jsonl", rows)
+    held = write_jsonl(tmp_path / "held.jsonl", [some_pairs(2)[1]])
+    datasets = [a_dataset(train), a_dataset(held, "held", role="dev")]
+    spec = a_run(tmp_path, model, datasets, hyperparameters={"maxSeqLength": 40, "overlong": "drop"})
+    data = run_prepare(spec).data
+    assert data is not None
+    dropped = data.dropped
+    assert (dropped.empty, dropped.overlong, dropped.duplicate, data.rows.train) == (2, 1, 1, 3)
+    report = report_of(spec)
+    assert report["datasets"][0]["notes"] == [
+        {"kind": kind, "rows": 1, "first": [f"file://{train}, line {line}"]}
+        for kind, line in [("blank", 5), ("duplicate", 2), ("empty", 3), ("null", 4), ("overlong", 6)]
+    ]
+    assert report["repeats"] == 1
+    assert any("1 rows have a completion of blanks alone" in warning for warning in data.warnings)
+
+
+def test_what_was_read_is_resolved_and_a_later_try_must_read_the_same(tmp_path: Path, model: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", some_pairs(3))
+    spec = a_run(tmp_path, model, [a_dataset(path)])
+    resolved = run_prepare(spec).resolved
+    assert resolved is not None
+    assert resolved.dataset_revisions == {"faq": f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}
+    first = read_prepared(open_store(spec.output_uri, spec.storage), tmp_path).index.files
+    assert run_prepare(spec).resolved == resolved
+    assert read_prepared(open_store(spec.output_uri, spec.storage), tmp_path).index.files == first
+    write_jsonl(path, some_pairs(4))
+    elsewhere = a_run(tmp_path / "elsewhere", model, [a_dataset(path)]).model_copy(update={"resolved": resolved})
+    for run in (spec, elsewhere):  # A try that was lost after it wrote everything, and one whose answer came.
+        with pytest.raises(RunError, match="dataset 'faq'") as caught:
+            run_prepare(run)
+        assert (caught.value.failure_class, caught.value.reason) == ("InvalidData", "DatasetChanged")
 
 
 def test_each_dataset_is_split_on_its_own_and_others_change_nothing(tmp_path: Path, model: Path) -> None:

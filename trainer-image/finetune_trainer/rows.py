@@ -91,8 +91,9 @@ def _array_items(stream: TextStream) -> Iterator[Row | RowError]:
             yield RowError(f"the file is not JSON: {error.msg} at column {column}", line=line)
             return
         except (RowError, ValueError, RecursionError) as error:
-            known = error.line if isinstance(error, RowError) else None
-            yield RowError(f"the file is not usable JSON: {error}", line=known or line)
+            if isinstance(error, RowError) and error.line:
+                raise  # Bytes that are not UTF-8, which `read_json` tells.
+            yield RowError(f"the file is not usable JSON: {error}", line=line)
             return
         try:
             yield Row(line, _as_object(value))
