@@ -524,6 +524,7 @@ class ArtifactForm(StrEnum):
 
     ADAPTER = "adapter"
     MERGED = "merged"
+    BOTH = "both"
 
 
 class Output(Model):
@@ -535,7 +536,8 @@ class Output(Model):
     )
     """`s3://BUCKET/PREFIX`; the run writes below `<uri>/<namespace>/<name>/<uid>/` and nowhere else."""
     artifact: ArtifactForm | None = None
-    """`adapter` (default for `lora`) or `merged` into the unquantised base; `full` publishes the model, always."""
+    """`adapter` (default for `lora`), `merged` into the unquantised base, or `both`: the adapter, and in its folder
+    `merged` the whole model. `full` publishes the model, always."""
 
 
 class Checksums(StrEnum):

@@ -265,7 +265,9 @@ class Comparison(Model):
     base: Measured | None = None
     """The weights before step 1."""
     tuned: Measured | None = None
-    """The weights that are published."""
+    """The weights that are published; with `output.artifact` both, the adapter's."""
+    merged: Measured | None = None
+    """With `output.artifact` both: the merged model. Merging into a base that was quantised changes what it says."""
 
 
 class EvaluationStatus(Model):
@@ -307,7 +309,7 @@ class ArtifactStatus(Model):
     manifest_uri: Uri
     """Manifest with sizes and SHA-256; readers trust only this."""
     format: Annotated[str, Field(max_length=32)]
-    """`adapter`, `merged` or `model`."""
+    """`adapter`, `merged`, `both` or `model`."""
     bytes: int = Field(ge=0)
     """Size of all files."""
     sha256: Annotated[str, Field(max_length=64)]

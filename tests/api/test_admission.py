@@ -69,6 +69,8 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "lora by a pattern": {"method": {"lora": {"targetModules": ["regex:.*attn.*"]}}},
     "full": {"method": {"type": "full"}},
     "a merged adapter": {"output": {"uri": "s3://out/models", "artifact": "merged"}},
+    "both forms": {"output": {"uri": "s3://out/models", "artifact": "both"}},
+    "no checksums": {"storage": {"checksums": "never"}},
     "every metric": measured(metrics=list(Metric), labels=["yes", "no"], answerPattern="#### (.+)"),
     "a gate from below": measured({"metric": "exactMatch", "minimum": 0.5, "improves": True}, metrics=["exactMatch"]),
     "a gate from above": measured({"metric": "perplexity", "maximum": 4.5}),

@@ -11,7 +11,7 @@ from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 from finetune_trainer.generate import Stops
 from finetune_trainer.measure import Findings, compared, question
-from finetune_trainer.model import load_model, merged_model
+from finetune_trainer.model import adapted_base, load_model, merged_model
 from finetune_trainer.prepared import TokenRows
 from finetune_trainer.reload import write_probe
 from safetensors.torch import load_file, save_file
@@ -59,5 +59,5 @@ def test_an_adapter_that_cannot_be_merged_to_numbers(tmp_path: Path) -> None:
             tensor[0] = torch.inf
     save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunError, match="merged") as caught:
-        merged_model(base, adapter, CPU)
+        merged_model(adapted_base(base, adapter, CPU), torch.float32)
     assert_diverged(caught.value)

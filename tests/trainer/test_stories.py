@@ -9,7 +9,9 @@ import pytest
 import torch
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import LOCK_FILE, MANIFEST_FILE, FailureClass, Stage
+from finetune_trainer import train
 from finetune_trainer.errors import RunError
+from finetune_trainer.model import merged_model
 from finetune_trainer.store import open_store
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -24,9 +26,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "merged": {"method": {"type": "lora"}, "output": {"uri": "s3://unused/models", "artifact": "merged"}},
     "int8": {"method": {"type": "lora", "quantization": "int8"}},
     "nf4": {"method": {"type": "lora", "quantization": "nf4"}},
-    "nf4-merged": {
+    "nf4-both": {
         "method": {"type": "lora", "quantization": "nf4"},
-        "output": {"uri": "s3://unused/models", "artifact": "merged"},
+        "output": {"uri": "s3://unused/models", "artifact": "both"},
     },
 }
 QUANTIZATION = {
@@ -89,7 +91,7 @@ def test_the_tuned_model_is_better_than_the_base_on_the_same_rows(story: Story) 
 
 
 def test_the_artifact_is_complete_and_holds_no_pickle(story: Story) -> None:
-    names = {path.name for path in story.artifact.iterdir()}
+    names = {path.name for path in story.artifact.rglob("*") if path.is_file()}
     papers = {
         "README.md",
         LOCK_FILE,
@@ -114,9 +116,45 @@ def test_the_plan_is_in_the_result_the_artifact_and_the_log(story: Story) -> Non
     assert re.search(r"plan: precision +float32 +a CPU computes in fp32\n", story.log)
 
 
+def test_of_both_forms_the_merged_one_loads_plainly_and_says_what_its_samples_say(story: Story) -> None:
+    folder = story.artifact / "merged"
+    assert folder.exists() is (story.run.training.output.artifact == "both")
+    if not folder.exists():
+        return
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for sample in samples_of(story):
+        ids = tokenizer(sample["prompt"], return_tensors="pt")["input_ids"]
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+        assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == sample["merged"]
+    assert story.result.evaluation is not None
+    perplexity = story.result.evaluation.perplexity
+    assert perplexity is not None
+    assert perplexity.merged is not None
+    assert perplexity.merged != perplexity.tuned, "merging a 4-bit run changes what it says"
+    assert "/merged" in (story.artifact / "README.md").read_text()
+
+
+def test_a_merge_that_changes_the_model_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    monkeypatch.setattr(train, "merged_model", lambda adapted, dtype: scaled(merged_model(adapted, dtype)))
+    run = a_story_run(tmp_path, **METHODS["merged"])
+    with pytest.raises(RunError, match="the model once merged is another") as caught:
+        tell(run)
+    assert (caught.value.failure_class, caught.value.reason) == ("Infrastructure", "ArtifactMismatch")
+    assert open_store(run.output_uri, run.storage).head(MANIFEST_FILE) is None
+
+
+@torch.no_grad()
+def scaled(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with other weights."""
+    for parameter in model.parameters():
+        parameter.mul_(1.1)
+    return model
+
+
 def test_no_path_of_the_scratch_space_is_published(story: Story) -> None:
     for path in story.artifact.iterdir():
-        if path.suffix != ".safetensors":
+        if path.suffix not in ("", ".safetensors"):
             assert story.run.scratch_directory not in path.read_text(), path.name
 
 
@@ -133,7 +171,9 @@ def test_base_settings_and_templates_are_recorded(story: Story) -> None:
 def test_the_manifest_lists_every_published_file(story: Story) -> None:
     store = open_store(story.run.output_uri, story.run.storage)
     manifest = json.loads(store.get_bytes(MANIFEST_FILE))
-    assert sorted(file["name"] for file in manifest["files"]) == sorted(p.name for p in story.artifact.iterdir())
+    assert sorted(file["name"] for file in manifest["files"]) == sorted(
+        path.relative_to(story.artifact).as_posix() for path in story.artifact.rglob("*") if path.is_file()
+    )
 
 
 def test_a_second_attempt_returns_the_published_result_without_training(story: Story) -> None:

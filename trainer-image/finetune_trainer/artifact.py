@@ -17,6 +17,9 @@ CARD_FILE = "README.md"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
 TRAINING_LOG_FILE = "training_log.jsonl"
+
+MERGED_FOLDER = "merged"
+"""Where the whole model lies when an adapter is published too: the artifact's folder itself is the adapter's."""
 PLAN_FILE = "plan.json"
 
 TOKENIZER_FILES = (
@@ -61,12 +64,16 @@ def write_model(model: PreTrainedModel, folder: Path, dtype: torch.dtype, genera
     model.to(dtype).save_pretrained(str(folder), safe_serialization=True)
 
 
-def write_papers(folder: Path, base: Path, generation: GenerationConfig, papers: Papers) -> None:
-    """Tokenizer of the base, generation settings, lock file, card, evaluation, samples, training log and plan."""
+def write_tokenizer(folder: Path, base: Path, generation: GenerationConfig) -> None:
+    """What a folder of weights needs to be used: the base's tokenizer, and generation settings."""
     for pattern in TOKENIZER_FILES:
         for path in base.glob(pattern):
             shutil.copyfile(path, folder / path.name)
     generation.save_pretrained(str(folder))
+
+
+def write_papers(folder: Path, papers: Papers) -> None:
+    """Lock file, card, evaluation, samples, training log and plan."""
     _write_json(folder / LOCK_FILE, papers.lock)
     _write_json(folder / EVALUATION_FILE, papers.evaluation.to_json())
     _write_lines(folder / SAMPLES_FILE, papers.samples)

@@ -17,6 +17,9 @@ from finetune_trainer.prepared import PreparedIndex
 LOCK_VERSION = 1
 PACKAGES = ("finetune-operator", "torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy")
 
+WITH_ADAPTER = ("adapter", "both")
+"""Forms whose folder is an adapter's."""
+
 Json = dict[str, Any]
 
 
@@ -77,7 +80,7 @@ def model_card(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str
 def _front_matter(spec: RunSpec, files: ModelFiles, form: str) -> str:
     fields = {
         "base_model": public_name(files.model) if files.model.uri.startswith("hf://") else None,
-        "library_name": "peft" if form == "adapter" else "transformers",
+        "library_name": "peft" if form in WITH_ADAPTER else "transformers",
         "license": spec.card.get("license"),
         "pipeline_tag": "text-generation",
     }
@@ -86,12 +89,16 @@ def _front_matter(spec: RunSpec, files: ModelFiles, form: str) -> str:
 
 
 def _evaluation_table(evaluation: EvaluationStatus) -> str:
-    measured = evaluation.measured().items()
-    rows = [(METRICS[metric].words, _number(found.base), _number(found.tuned)) for metric, found in measured]
-    if not rows:
+    measured = evaluation.measured()
+    if not measured:
         return "Not evaluated."
+    columns = ["base", "tuned", *(["merged"] if any(found.merged is not None for found in measured.values()) else [])]
+    rows = [
+        (METRICS[metric].words, *(_number(getattr(found, column)) for column in columns))
+        for metric, found in measured.items()
+    ]
     note = f"{evaluation.rows} rows; {evaluation.generated_rows or 0} of them generated."
-    return f"{_table(('metric', 'base', 'tuned'), rows)}\n\n{note}"
+    return f"{_table(('metric', *columns), rows)}\n\n{note}"
 
 
 def _number(value: float | None) -> str:
@@ -108,11 +115,20 @@ def _cell(text: str) -> str:
 
 
 def _usage(files: ModelFiles, form: str) -> str:
-    if form != "adapter":
-        return 'model = AutoModelForCausalLM.from_pretrained("<this folder>")'
+    """How plain libraries load each form that is there."""
     name = json.dumps(public_name(files.model))
-    base = f"base = AutoModelForCausalLM.from_pretrained({name})"
-    return f'{base}\nmodel = PeftModel.from_pretrained(base, "<this folder>")'
+    adapter = [
+        "# The adapter: transformers and peft.",
+        f"base = AutoModelForCausalLM.from_pretrained({name}, revision={json.dumps(files.model.revision)})"
+        if files.model.uri.startswith("hf://")
+        else f"base = AutoModelForCausalLM.from_pretrained({name})",
+        'model = PeftModel.from_pretrained(base, "<this folder>")',
+    ]
+    folder = "<this folder>/merged" if form == "both" else "<this folder>"
+    whole = ["# The whole model: transformers alone.", f'model = AutoModelForCausalLM.from_pretrained("{folder}")']
+    parts = [adapter] if form in WITH_ADAPTER else []
+    parts += [whole] if form != "adapter" else []
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _versions() -> dict[str, str]:

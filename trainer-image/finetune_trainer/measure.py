@@ -160,6 +160,15 @@ def compared(asked: Question, base: Findings, tuned: Findings) -> EvaluationStat
     return EvaluationStatus.model_validate({**numbers, **found})
 
 
+def beside(evaluation: EvaluationStatus, merged: EvaluationStatus) -> EvaluationStatus:
+    """What the merged model scored, beside base and adapter."""
+    scores = {str(metric): found.tuned for metric, found in merged.measured().items()}
+    whole = evaluation.to_json()
+    return EvaluationStatus.model_validate(
+        whole | {metric: whole[metric] | {"merged": score} for metric, score in scores.items()}
+    )
+
+
 def sample_rows(asked: Question, base: Findings, tuned: Findings) -> list[dict[str, Any]]:
     """`samples.jsonl`: prompt, reference and both answers."""
     return [

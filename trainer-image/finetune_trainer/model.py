@@ -146,17 +146,19 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
         tensor.copy_(tensor.to(dtype))
 
 
-def merged_model(folder: Path, adapter: Path, compute: Compute, trusted: bool = False) -> PreTrainedModel:
-    """The unquantised base of `folder` with the adapter just trained merged in, rounded to the base's precision.
-
-    Raises RunError (Diverged) where the sum is not finite.
-    """
+def adapted_base(folder: Path, adapter: Path, compute: Compute, trusted: bool = False) -> PeftModel:
+    """The unquantised base of `folder`, fp32, with the adapter just trained beside its weights."""
     base = load_base(folder, Quantization.NONE, torch.float32, compute.device, trusted)
+    return PeftModel.from_pretrained(base, str(adapter))
+
+
+def merged_model(adapted: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The adapter merged in, rounded to `dtype`. Raises RunError (Diverged) where the sum is not finite."""
     try:
-        model = merge(PeftModel.from_pretrained(base, str(adapter)))
+        model = merge(adapted)
     except ValueError as error:
         raise not_finite(f"the adapter cannot be merged: {error}") from error
-    round_weights(model, stored_dtype(folder, trusted))
+    round_weights(model, dtype)
     return model
 
 

@@ -41,7 +41,7 @@ class Manifest(Model):
     uri: str
     """Folder of the artifact."""
     format: str
-    """`adapter`, `merged` or `model`."""
+    """`adapter`, `merged`, `both` or `model`."""
     files: list[ManifestFile]
     result: RunResult
     """What the run found, without the artifact itself."""

@@ -25,6 +25,9 @@ from finetune_trainer.model import load_base
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 """Largest difference of logits, relative to the largest logit, by compute precision: kernels may sum differently."""
 
+MERGE_TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""The same between an adapter beside the base and merged into it, by the precision that the sum is rounded to."""
+
 PROBE_TOKENS = 64
 PROBE_ROWS = 4
 
@@ -80,13 +83,21 @@ def run_check(check: ReloadCheck) -> float:
     Raises RunError (ArtifactMismatch) above the tolerance.
     """
     compute = compute_for(check.gpus, check.threads)
-    model = _load(check, compute).eval()
-    probe = load_file(check.probe)
+    return check_probe(_load(check, compute), Path(check.probe), compute, TOLERANCES[compute.dtype], "loaded")
+
+
+def check_probe(model: PreTrainedModel, path: Path, compute: Compute, tolerance: float, how: str) -> float:
+    """Whether `model` says what the probe says; returns the largest difference, relative to the largest logit.
+
+    Raises RunError (ArtifactMismatch) above `tolerance`; `how` says what was done to the model, such as `merged`.
+    """
+    model.eval()
+    probe = load_file(path)
     count = sum(name.startswith("ids.") for name in probe)
     difference = max(_difference(model, probe, number, compute) for number in range(count))
-    tolerance = TOLERANCES[compute.dtype]
     if not difference <= tolerance:
-        message = f"logits differ by {difference:.3g} of the largest, and {tolerance:g} is allowed"
+        by_how_much = f"logits differ by {difference:.3g} of the largest, and {tolerance:g} is allowed"
+        message = f"the model once {how} is another: {by_how_much}"
         raise RunError(FailureClass.INFRASTRUCTURE, "ArtifactMismatch", message)
     return difference
 

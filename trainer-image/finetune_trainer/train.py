@@ -15,7 +15,15 @@ from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import EvaluationStatus
 from peft import PeftModel
 
-from finetune_trainer.artifact import SAMPLES_FILE, Papers, write_adapter, write_model, write_papers
+from finetune_trainer.artifact import (
+    MERGED_FOLDER,
+    SAMPLES_FILE,
+    Papers,
+    write_adapter,
+    write_model,
+    write_papers,
+    write_tokenizer,
+)
 from finetune_trainer.card import lock_file, model_card, public_name
 from finetune_trainer.checkpoint import Checkpoints, Origin
 from finetune_trainer.compute import Compute, compute_for
@@ -26,13 +34,30 @@ from finetune_trainer.fit import fit
 from finetune_trainer.gate import gate_failure
 from finetune_trainer.generate import Stops
 from finetune_trainer.loop import Settings
-from finetune_trainer.measure import Engine, Findings, Question, ask, compared, make_engine, question, sample_rows
-from finetune_trainer.model import end_ids, load_model, merged_model, round_weights, stored_dtype
+from finetune_trainer.measure import (
+    Engine,
+    Findings,
+    Question,
+    ask,
+    beside,
+    compared,
+    make_engine,
+    question,
+    sample_rows,
+)
+from finetune_trainer.model import adapted_base, bare, end_ids, load_model, merged_model, round_weights, stored_dtype
 from finetune_trainer.model_config import position_limit, read_config
 from finetune_trainer.planning import Plan, Planner
 from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.publish import WRITER_LENGTH, artifact_folder, existing_result, publish, upload
-from finetune_trainer.reload import ReloadCheck, check_in_fresh_process, write_probe
+from finetune_trainer.reload import (
+    MERGE_TOLERANCES,
+    PROBE_ROWS,
+    ReloadCheck,
+    check_in_fresh_process,
+    check_probe,
+    write_probe,
+)
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import Store, uri_of
 from finetune_trainer.termination import StopSignal
@@ -73,7 +98,7 @@ class Setup:
 
     @property
     def form(self) -> str:
-        """What is published: `adapter`, `merged` or `model`."""
+        """What is published: `adapter`, `merged`, `both` or `model`."""
         if self.spec.training.method.type is MethodType.FULL:
             return MODEL_FORM
         return (self.spec.training.output.artifact or ArtifactForm.ADAPTER).value
@@ -94,12 +119,13 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
     report.plan(plan.status)
 
     report.start(Activity.EVALUATING)
-    before = ask(engine, setup.question)
+    asked = setup.question
+    before = ask(engine, asked)
     report.start(Activity.TRAINING)
     curve = _fit(setup, engine, plan, report, stop)
 
     if setup.form == ArtifactForm.MERGED:
-        adapter = _write_adapter(setup, engine, setup.scratch / "adapter")
+        adapter = _write_adapter(setup, engine, _new_folder(setup.scratch / "adapter"))
         del engine
         _free_memory()
         engine = _merged_engine(setup, adapter, report)
@@ -107,21 +133,30 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
         # Before it is measured: what is measured is what is stored.
         round_weights(engine.inner, stored_dtype(setup.files.model.folder, setup.trusted))
     report.start(Activity.EVALUATING)
-    after = ask(engine, setup.question)
+    after = ask(engine, asked)
     evaluation = _evaluation(setup, before, after)
 
     report.start(Activity.PUBLISHING)
-    check, packed = _write_weights(setup, engine), engine.packed
+    folder, packed, samples = _new_folder(setup.scratch / "artifact"), engine.packed, sample_rows(asked, before, after)
+    checks, forms = [_write_weights(setup, engine, folder)], [evaluation]
+    if setup.form == ArtifactForm.BOTH:
+        del engine
+        _free_memory()
+        engine = _merged_engine(setup, folder, report)
+        merged = ask(engine, asked)
+        forms.append(_evaluation(setup, before, merged))
+        evaluation = beside(*forms)
+        samples = [row | {"merged": text} for row, text in zip(samples, merged.samples, strict=True)]
+        checks.append(_write_weights(setup, engine, _new_folder(folder / MERGED_FOLDER)))
     del engine
     _free_memory()
-    check_in_fresh_process(check, setup.scratch)
-    folder = Path(check.artifact)
-    papers = _papers(setup, packed, plan, curve, evaluation, sample_rows(setup.question, before, after))
-    write_papers(folder, setup.files.model.folder, setup.question.settings, papers)
+    for check in checks:
+        check_in_fresh_process(check, setup.scratch)
+    write_papers(folder, _papers(setup, packed, plan, curve, evaluation, samples))
     result = _result(setup, plan, curve, evaluation, report)
-    missed = gate_failure(spec.training.evaluation.gate, evaluation)
-    if missed is not None:
-        return _kept_unpublished(setup, folder, missed, result)
+    missed = [failure for form in forms if (failure := gate_failure(spec.training.evaluation.gate, form))]
+    if missed:
+        return _kept_unpublished(setup, folder, missed[0], result)
     return publish(store, spec, folder, writer, setup.form, result, report.log.warn)
 
 
@@ -198,22 +233,33 @@ def _facts(setup: Setup, packed: bool) -> dict[str, Any]:
 
 
 def _merged_engine(setup: Setup, adapter: Path, report: Reporter) -> Engine:
-    merged = merged_model(setup.files.model.folder, adapter, setup.compute, setup.trusted)
-    return make_engine(merged, setup.compute, setup.packing, report.log.warn)
+    """The adapter merged into the unquantised base, once both were seen to say the same."""
+    folder, compute, probe = setup.files.model.folder, setup.compute, setup.scratch / "unmerged.safetensors"
+    dtype = stored_dtype(folder, setup.trusted)
+    adapted = adapted_base(folder, adapter, compute, setup.trusted)
+    write_probe(bare(adapted), _probed_rows(setup), compute, probe)
+    merged = merged_model(adapted, dtype)
+    difference = check_probe(merged, probe, compute, MERGE_TOLERANCES[dtype], "merged")
+    report.say("the adapter is merged", largest_difference=difference)
+    return make_engine(merged, compute, setup.packing, report.log.warn)
 
 
-def _write_weights(setup: Setup, engine: Engine) -> ReloadCheck:
-    """Probe the model, write its weights, and say what a fresh process has to find."""
-    folder = setup.scratch / "artifact"
-    is_adapter = setup.form == ArtifactForm.ADAPTER
-    base, probe = setup.files.model.folder, setup.scratch / "probe.safetensors"
-    weights = str(engine.inner.dtype).removeprefix("torch.")
+def _probed_rows(setup: Setup) -> list[list[int]]:
     rows = setup.prepared.train
-    write_probe(engine.inner, [rows.row(n)[0].tolist() for n in range(min(4, len(rows)))], setup.compute, probe)
+    return [rows.row(number)[0].tolist() for number in range(min(PROBE_ROWS, len(rows)))]
+
+
+def _write_weights(setup: Setup, engine: Engine, folder: Path) -> ReloadCheck:
+    """Probe the model, write its weights and tokenizer, and say what a fresh process has to find."""
+    base, probe = setup.files.model.folder, setup.scratch / f"{folder.name}.safetensors"
+    weights = str(engine.inner.dtype).removeprefix("torch.")
+    is_adapter = isinstance(engine.model, PeftModel)
+    write_probe(engine.inner, _probed_rows(setup), setup.compute, probe)
     if is_adapter:
         _write_adapter(setup, engine, folder)
     else:
-        write_model(engine.inner, _new_folder(folder), stored_dtype(base, setup.trusted), setup.question.settings)
+        write_model(engine.inner, folder, stored_dtype(base, setup.trusted), setup.question.settings)
+    write_tokenizer(folder, base, setup.question.settings)
     return ReloadCheck(
         artifact=str(folder),
         base=str(base) if is_adapter else None,
@@ -230,7 +276,7 @@ def _write_adapter(setup: Setup, engine: Engine, folder: Path) -> Path:
     assert isinstance(engine.model, PeftModel)
     base = setup.files.model
     revision = base.revision if base.uri.startswith("hf://") else None
-    write_adapter(engine.model, _new_folder(folder), public_name(base), revision)
+    write_adapter(engine.model, folder, public_name(base), revision)
     return folder
 
 
