@@ -43,7 +43,7 @@ class Product:
 
         def probe() -> Any:
             status = self.finetune(name)["status"]
-            return status if status.get("phase") in ("Succeeded", "Failed", "Suspended") else None
+            return status if status.get("phase") in ("Succeeded", "Failed", "Suspended", "Cancelled") else None
 
         return dict(self.eventually(probe, seconds, lambda: self.story(name)))
 
@@ -70,8 +70,15 @@ class Product:
 
     def read_json(self, uri: str) -> dict[str, Any]:
         """A JSON object in S3."""
+        return dict(json.loads(self._read(uri)))
+
+    def read_lines(self, uri: str) -> list[dict[str, Any]]:
+        """A file in S3 with a JSON object in each line."""
+        return [json.loads(line) for line in self._read(uri).splitlines()]
+
+    def _read(self, uri: str) -> bytes:
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        return dict(json.loads(self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()))
+        return self.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
 
 
 def a_run(name: str, **spec: Any) -> dict[str, Any]:
