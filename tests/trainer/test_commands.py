@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,17 @@ def test_an_adapter_and_its_base_in_s3_are_restored_with_keys_of_a_folder(
     arguments = ("--endpoint", s3.endpoint, "--credentials", tmp_path, "--cpu", first["prompt"])
     code, out, log = run(None, "--artifact", artifact.uri, *arguments)
     assert (code, out) == (Exit.OK, f"{first['tuned']}\n"), log
+
+
+@pytest.mark.parametrize("story", ["full"], indirect=True)
+def test_a_runs_root_means_its_artifact_and_a_chats_date_is_the_runs(story: Story, tmp_path: Path) -> None:
+    root = story.artifact.parents[1]
+    assert loaded(root, tmp_path / "1").restored.spec.training.model.uri == f"file://{story.artifact}"
+    shutil.copytree(story.artifact, tmp_path / "dated")
+    lock = json.loads((tmp_path / "dated" / LOCK_FILE).read_text())
+    assert lock["templateDate"] is None
+    (tmp_path / "dated" / LOCK_FILE).write_text(json.dumps(lock | {"templateDate": "2026-01-31"}))
+    assert loaded(tmp_path / "dated", tmp_path / "2").restored.template_date == date(2026, 1, 31)
 
 
 @pytest.mark.parametrize("story", ["nf4"], indirect=True)

@@ -45,6 +45,8 @@ def lock_file(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str,
         "resolved": index.resolved.to_json(),
         "datasets": [dataset.to_json() for dataset in index.datasets],
         "compute": compute,
+        # Null where no row is a chat.
+        "templateDate": index.template_date and index.template_date.isoformat(),
         "card": spec.card,
         "versions": {"python": platform.python_version(), **_versions()},
     }

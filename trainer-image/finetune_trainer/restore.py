@@ -5,10 +5,11 @@ Everything comes from `run.lock.json`. A folder without one is no artifact, and 
 
 import json
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from finetune_api.names import LOCK_FILE, FailureClass
+from finetune_api.names import LOCK_FILE, MANIFEST_FILE, FailureClass
 from finetune_api.resource import BaseModelSource, Quantization, TrainingSpec
 from finetune_api.run import RunIdentity, RunSpec, SecretFolder, StorageAccess
 from peft import PeftModel
@@ -18,6 +19,7 @@ from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.model import Model, load_base
+from finetune_trainer.publish import Manifest
 from finetune_trainer.store import NotFoundError, Store, open_store
 
 
@@ -39,6 +41,8 @@ class Restored:
     files: ModelFiles
     spec: RunSpec
     """The run's order, with the artifact as its model."""
+    template_date: date | None = None
+    """The date that chat templates were told, where the run had chats."""
 
     @property
     def training(self) -> TrainingSpec:
@@ -47,11 +51,11 @@ class Restored:
 
 
 def restore(place: str, reach: Reach, compute: Compute) -> Restored:
-    """Load the artifact at an `s3://` or `file://` URI or in a folder.
+    """Load the artifact at an `s3://` or `file://` URI or in a folder, or the one that a run's root has a manifest of.
 
     Raises RunError (InvalidConfig): NoLockFile, LockFileInvalid, ModelChanged, and as fetching a model does.
     """
-    store = open_store(artifact_uri(place), reach.storage)
+    store = _artifact(open_store(artifact_uri(place), reach.storage), reach)
     lock = _read_lock(store)
     spec = _order(store, lock, reach)
     files = fetch_model(spec, reach.scratch, weights=True)
@@ -59,7 +63,7 @@ def restore(place: str, reach: Reach, compute: Compute) -> Restored:
         message = f"{files.base.uri}, the base of {store.uri}, is not what it was: revision {files.base.revision}"
         remedy = f"Bring back revision {lock['base']['revision']}."
         raise RunError(FailureClass.INVALID_CONFIG, "ModelChanged", message, remedy)
-    return Restored(_load(files, spec.training.method.quantization, compute), files, spec)
+    return Restored(_load(files, spec.training.method.quantization, compute), files, spec, lock["templateDate"])
 
 
 def artifact_uri(place: str) -> str:
@@ -67,10 +71,21 @@ def artifact_uri(place: str) -> str:
     return place.rstrip("/") if "://" in place else f"file://{Path(place).absolute()}"
 
 
+def _artifact(store: Store, reach: Reach) -> Store:
+    """The store itself, or the artifact's where it is a run's root."""
+    try:
+        manifest = Manifest.model_validate_json(store.get_bytes(MANIFEST_FILE))
+    except (NotFoundError, ValidationError):
+        return store
+    return open_store(manifest.uri, reach.storage)
+
+
 def _read_lock(store: Store) -> dict[str, Any]:
     try:
         found = json.loads(store.get_bytes(LOCK_FILE))
-        return {"base": found["base"], "run": found["run"], "training": found["training"]}
+        known = {key: found[key] for key in ("base", "run", "training")}
+        told = found.get("templateDate")
+        return known | {"templateDate": told and date.fromisoformat(told)}
     except NotFoundError as error:
         message = f"{store.uri} holds no {LOCK_FILE}, so it is no artifact of a Finetune"
         remedy = "Name the folder of an artifact (status.artifact.uri): a name of the hub is none."

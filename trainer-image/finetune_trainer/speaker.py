@@ -101,8 +101,8 @@ class Speaker:
         return Measured(len(found.rows), len(asked.references), ask(self.engine, asked).values)
 
     def _chat_writer(self) -> ChatWriter:
-        specials = list(self.tokenizer.specials.values())
-        return load_chat_writer(self.restored.files.model.folder, specials, datetime.now(UTC).date())
+        specials, today = list(self.tokenizer.specials.values()), datetime.now(UTC).date()
+        return load_chat_writer(self.restored.files.model.folder, specials, self.restored.template_date or today)
 
     def decode(self, ids: list[int]) -> str:
         """A text without special tokens."""
