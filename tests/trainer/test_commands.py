@@ -173,6 +173,19 @@ def test_an_adapter_and_its_base_in_s3_are_restored_with_keys_of_a_folder(
 
 
 @pytest.mark.parametrize("story", ["full"], indirect=True)
+def test_code_that_came_with_a_model_runs_only_where_the_caller_says_so_too(
+    story: Story, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(story.artifact, tmp_path, dirs_exist_ok=True)
+    lock = json.loads((tmp_path / LOCK_FILE).read_text())
+    lock["training"]["model"]["trustRemoteCode"] = True
+    (tmp_path / LOCK_FILE).write_text(json.dumps(lock))
+    code, _, log = run(None, "--artifact", tmp_path, "--cpu", "a")
+    assert (code, "RemoteCodeForbidden" in log, "--trust-remote-code" in log) == (Exit.USER_ERROR, True, True)
+    assert run(None, "--artifact", tmp_path, "--cpu", "--trust-remote-code", "a")[0] == Exit.OK
+
+
+@pytest.mark.parametrize("story", ["full"], indirect=True)
 def test_a_runs_root_means_its_artifact_and_a_chats_date_is_the_runs(story: Story, tmp_path: Path) -> None:
     root = story.artifact.parents[1]
     assert loaded(root, tmp_path / "1").restored.spec.training.model.uri == f"file://{story.artifact}"

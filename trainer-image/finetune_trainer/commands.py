@@ -38,6 +38,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         command.add_argument("--as", dest="like", metavar="NAME", help="read the file as this dataset of the run")
         command.add_argument("--json", action="store_true", help="print JSON")
         command.add_argument("--cpu", action="store_true", help="leave a GPU alone")
+        command.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
         command.add_argument("--endpoint", default="", metavar="URL", help="of an S3-compatible server")
         command.add_argument("--region", default="", metavar="NAME", help="of S3")
         command.add_argument("--credentials", metavar="FOLDER", help="files AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY")
@@ -91,7 +92,8 @@ def _speaker(parsed: argparse.Namespace, log: Log) -> Iterator["Speaker"]:
     storage = StorageAccess(endpoint=parsed.endpoint, region=parsed.region, credentials=_keys(parsed.credentials))
     compute = compute_for(int(torch.cuda.is_available() and not parsed.cpu), None)
     with TemporaryDirectory(prefix="finetune-") as scratch:
-        yield load_speaker(parsed.artifact, Reach(storage, _keys(parsed.hub_credentials), Path(scratch)), compute, log)
+        reach = Reach(storage, _keys(parsed.hub_credentials), Path(scratch), parsed.trust_remote_code)
+        yield load_speaker(parsed.artifact, reach, compute, log)
 
 
 def _keys(folder: str | None) -> SecretFolder | None:

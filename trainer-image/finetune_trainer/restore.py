@@ -31,6 +31,8 @@ class Reach:
     hub: SecretFolder | None
     """Folder with `HF_TOKEN`."""
     scratch: Path
+    trusted: bool = False
+    """Whether a model's own code may run here, where its run allowed it: a lock file may come from anybody."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,12 @@ class Restored:
     template_date: date | None = None
     """The date that chat templates were told, where the run had chats."""
 
-    @property
-    def training(self) -> TrainingSpec:
-        """Templates and settings of the run."""
-        return self.spec.training
-
 
 def restore(place: str, reach: Reach, compute: Compute) -> Restored:
     """Load the artifact at an `s3://` or `file://` URI or in a folder, or the one that a run's root has a manifest of.
 
-    Raises RunError (InvalidConfig): NoLockFile, LockFileInvalid, ModelChanged, and as fetching a model does.
+    Raises RunError (InvalidConfig): NoLockFile, LockFileInvalid, RemoteCodeForbidden, ModelChanged, and as fetching a
+    model does.
     """
     store = _artifact(open_store(artifact_uri(place), reach.storage), reach)
     lock = _read_lock(store)
@@ -63,7 +61,7 @@ def restore(place: str, reach: Reach, compute: Compute) -> Restored:
         message = f"{files.base.uri}, the base of {store.uri}, is not what it was: revision {files.base.revision}"
         remedy = f"Bring back revision {lock['base']['revision']}."
         raise RunError(FailureClass.INVALID_CONFIG, "ModelChanged", message, remedy)
-    return Restored(_load(files, spec.training.method.quantization, compute), files, spec, lock["templateDate"])
+    return Restored(_load(files, spec.training, compute), files, spec, lock["templateDate"])
 
 
 def artifact_uri(place: str) -> str:
@@ -101,9 +99,15 @@ def _order(store: Store, lock: dict[str, Any], reach: Reach) -> RunSpec:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise _unreadable(store, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    trusted = training.model.trust_remote_code
+    if trusted and not reach.trusted:
+        message = f"the run of {store.uri} needed code that came with its model"
+        remedy = "Read that code, then call with --trust-remote-code."
+        raise RunError(FailureClass.INVALID_CONFIG, "RemoteCodeForbidden", message, remedy)
+    model = BaseModelSource(uri=store.uri, trust_remote_code=trusted)
     return RunSpec(
         identity=identity,
-        training=training.model_copy(update={"model": BaseModelSource(uri=store.uri)}),
+        training=training.model_copy(update={"model": model}),
         output_uri=store.uri,
         storage=reach.storage,
         model_credentials=reach.hub,
@@ -111,12 +115,12 @@ def _order(store: Store, lock: dict[str, Any], reach: Reach) -> RunSpec:
     )
 
 
-def _load(files: ModelFiles, quantization: Quantization, compute: Compute) -> Model:
+def _load(files: ModelFiles, training: TrainingSpec, compute: Compute) -> Model:
     """An adapter on its base, stored as it was in training; a whole model as it is."""
-    if files.adapter is None:
-        return load_base(files.folder, Quantization.NONE, compute.dtype, compute.device)
-    base = load_base(files.model.folder, quantization, compute.dtype, compute.device)
-    return PeftModel.from_pretrained(base, str(files.adapter))
+    quantization = Quantization.NONE if files.adapter is None else training.method.quantization
+    trusted = training.model.trust_remote_code
+    base = load_base(files.model.folder, quantization, compute.dtype, compute.device, trusted)
+    return base if files.adapter is None else PeftModel.from_pretrained(base, str(files.adapter))
 
 
 def _unreadable(store: Store, why: object) -> RunError:
