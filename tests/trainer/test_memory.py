@@ -2,24 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 import torch
-from finetune_api.resource import Lora, Optimizer
+from finetune_api.resource import Lora, Method, Optimizer, Quantization
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.attention import rows_attended
 from finetune_trainer.batch import Batch
+from finetune_trainer.compute import Compute
 from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.loss import LossModel
 from finetune_trainer.memory import STATE_BYTES, Ledger, available_bytes, checkpointing, footprint, step_bytes
-from finetune_trainer.model import bare
+from finetune_trainer.model import bare, load_model
 from finetune_trainer.optimizer import make_optimizer, trained_parameters
 from finetune_trainer.pack import micro_batches
 from torch import Tensor
 from torch.autograd.profiler import profile
 from transformers import PreTrainedModel
 
-from tests.trainer.decoders import COMMONEST, a_decoder, some_rows
+from tests.trainer.decoders import COMMONEST, FAMILIES, PACKED, a_decoder, packed_rows, some_rows
+from tests.trainer.tiny import a_model_folder
 
 CPU = torch.device("cpu")
 LONG = some_rows((60, 50, 60, 40, 33, 60, 21, 57), prompt=20)
@@ -68,6 +71,30 @@ def test_the_estimate_of_a_step_is_what_it_takes(family: str, method: str, packe
     assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_estimated(family: str) -> None:
+    model = a_model(family, "lora")
+    loss, batch = LossModel(model, plain_head=family != "gemma2"), a_batch(family in PACKED)
+    with packed_rows(model) if family in PACKED else nullcontext():
+        estimate = step_bytes(loss, batch, CPU)
+        with measured() as peak:
+            loss(batch).backward()
+    assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("quantization", [Quantization.INT8, Quantization.NF4])
+def test_the_estimate_of_a_quantised_step_is_what_it_takes(tmp_path: Path, quantization: Quantization) -> None:
+    folder = a_model_folder(tmp_path, hidden=128)
+    method = Method(quantization=quantization, lora=Lora(rank=4))
+    model = bare(load_model(folder, method, 0, Compute(CPU, torch.float32)))
+    loss, batch = LossModel(model, plain_head=True), a_batch()
+    with rows_attended(model):
+        estimate = step_bytes(loss, batch, CPU)
+        with measured() as peak:
+            loss(batch).backward()
+    assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
+
+
 def test_the_estimate_of_training_is_what_a_run_takes() -> None:
     model = a_model("llama", "full")
     loss, batch = LossModel(model, plain_head=True), a_batch()
@@ -82,14 +109,15 @@ def test_the_estimate_of_training_is_what_a_run_takes() -> None:
                 optimizer.step()
                 optimizer.zero_grad()
     assert estimate.weights == pytest.approx(weights, rel=0.01)
-    assert estimate.total == pytest.approx(weights + peak[0], rel=TOLERANCE)
+    assert estimate.total - estimate.snapshot == pytest.approx(weights + peak[0], rel=TOLERANCE)
+    assert estimate.snapshot == pytest.approx(3 * weights, rel=0.01)
 
 
 def gradients(model: PreTrainedModel, batch: Batch, checkpointed: bool) -> list[Tensor]:
     """The loss, and the gradient of each trained parameter."""
     model.zero_grad()
     torch.manual_seed(0)
-    with rows_attended(model) if batch.layout else nullcontext(), checkpointing(model, checkpointed):
+    with packed_rows(model) if batch.layout else nullcontext(), checkpointing(model, checkpointed):
         loss = LossModel(model, plain_head=True)(batch)
         loss.backward()
     return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
@@ -104,6 +132,15 @@ def test_activations_computed_again_have_the_same_loss_and_gradients(family: str
     assert len(again) == len(kept) > 3
     for ours, theirs in zip(again, kept, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_computes_its_activations_again(family: str) -> None:
+    model, batch = a_model(family, "lora"), a_batch(family in PACKED)
+    kept, again = (gradients(model, batch, checkpointed) for checkpointed in (False, True))
+    assert len(again) == len(kept) > 3
+    for ours, theirs in zip(again, kept, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -117,7 +117,10 @@ class Planner:
 
     def _reasons(self, choice: Choice, cost: Footprint | None, memory: Memory) -> dict[str, str]:
         """Why, by the name of what the plan says."""
-        parts = cost and f"weights {gib(cost.weights)}, optimizer {gib(cost.optimizer)}, a step {gib(cost.step)}"
+        parts = cost and (
+            f"weights {gib(cost.weights)}, optimizer {gib(cost.optimizer)}, a step {gib(cost.step)}, "
+            f"a checkpoint's copy {gib(cost.snapshot)}"
+        )
         return {
             "precision": self.engine.compute.reason,
             "attention": "rows end to end, nothing padded" if self.engine.packed else "rows one below the other",
