@@ -25,6 +25,13 @@ class Compute:
             return "this GPU has bf16; trained weights and optimizer stay fp32, and TF32 off: it would round positions"
         return "this GPU has no bf16"
 
+    @property
+    def processor(self) -> str:
+        """Which kernels compute: the GPU's name, or the CPU's widest instructions."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return str(torch.backends.cpu.get_cpu_capability())
+
     def autocast(self) -> AbstractContextManager[object]:
         """Inside, matrix products are computed in `dtype`."""
         if self.dtype == torch.float32:

@@ -227,7 +227,9 @@ def _facts(setup: Setup, packed: bool) -> dict[str, Any]:
     return {
         "device": str(compute.device),
         "dtype": str(compute.dtype).removeprefix("torch."),
+        "processor": compute.processor,
         "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
         "packed": packed,
     }
 
