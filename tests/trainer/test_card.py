@@ -38,6 +38,6 @@ def test_a_base_on_a_volume_is_recorded_by_its_claim_and_never_by_the_pods_path(
     card = model_card(run, files, an_index(files), "adapter", EvaluationStatus())
     assert lock["base"] == {"uri": ON_A_VOLUME, "revision": files.revision}
     assert lock["training"]["model"]["uri"] == ON_A_VOLUME
-    assert f"`{ON_A_VOLUME}`" in card
+    assert f"| {ON_A_VOLUME} at " in card
     assert public_name(files.model) == ON_A_VOLUME
     assert "volumes" not in f"{lock['base']}{lock['startedFrom']}{lock['training']['model']}{card}"

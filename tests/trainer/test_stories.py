@@ -96,6 +96,7 @@ def test_the_artifact_is_complete_and_holds_no_pickle(story: Story) -> None:
         "README.md",
         LOCK_FILE,
         "evaluation.json",
+        "report.html",
         "samples.jsonl",
         "plan.json",
         "training_log.jsonl",
@@ -103,7 +104,7 @@ def test_the_artifact_is_complete_and_holds_no_pickle(story: Story) -> None:
     }
     weights = "adapter_model.safetensors" if "adapter_config.json" in names else "model.safetensors"
     assert papers | {weights, "tokenizer.json", "tokenizer_config.json"} <= names
-    assert {Path(name).suffix for name in names} <= {".json", ".jsonl", ".md", ".safetensors"}
+    assert {Path(name).suffix for name in names} <= {".html", ".json", ".jsonl", ".md", ".safetensors"}
 
 
 def test_the_plan_is_in_the_result_the_artifact_and_the_log(story: Story) -> None:

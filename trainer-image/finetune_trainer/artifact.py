@@ -17,6 +17,7 @@ CARD_FILE = "README.md"
 EVALUATION_FILE = "evaluation.json"
 SAMPLES_FILE = "samples.jsonl"
 TRAINING_LOG_FILE = "training_log.jsonl"
+REPORT_PAGE_FILE = "report.html"
 
 MERGED_FOLDER = "merged"
 """Where the whole model lies when an adapter is published too: the artifact's folder itself is the adapter's."""
@@ -47,6 +48,8 @@ class Papers:
     samples: list[Json]
     training_log: list[Json]
     plan: Json
+    page: str
+    """HTML that tells the run to a person."""
 
 
 def write_adapter(model: PeftModel, folder: Path, base_name: str, base_revision: str | None) -> None:
@@ -73,12 +76,13 @@ def write_tokenizer(folder: Path, base: Path, generation: GenerationConfig) -> N
 
 
 def write_papers(folder: Path, papers: Papers) -> None:
-    """Lock file, card, evaluation, samples, training log and plan."""
+    """Lock file, card, evaluation, samples, training log, plan and report page."""
     _write_json(folder / LOCK_FILE, papers.lock)
     _write_json(folder / EVALUATION_FILE, papers.evaluation.to_json())
     _write_lines(folder / SAMPLES_FILE, papers.samples)
     _write_lines(folder / TRAINING_LOG_FILE, papers.training_log)
     _write_json(folder / PLAN_FILE, papers.plan)
+    (folder / REPORT_PAGE_FILE).write_text(papers.page, encoding="utf-8")
     (folder / CARD_FILE).write_text(papers.card, encoding="utf-8")
 
 

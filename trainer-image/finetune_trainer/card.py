@@ -52,29 +52,35 @@ def lock_file(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str,
     }
 
 
-def model_card(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str, evaluation: EvaluationStatus) -> str:
-    """README.md: what was trained from what, how much better it is, and how to load it."""
-    identity, data, settings = spec.identity, index.data, index.effective_hyperparameters
-    facts = [
-        ("Base model", f"`{files.model.uri}` at `{files.model.revision}`"),
-        *([("Started from", f"the adapter `{files.uri}`")] if files.base else []),
+def run_facts(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str) -> list[tuple[str, str]]:
+    """Where the model came from and what was done, by name."""
+    data, settings = index.data, index.effective_hyperparameters
+    return [
+        ("Base model", f"{files.model.uri} at {files.model.revision}"),
+        *([("Started from", f"the adapter {files.uri} at {files.revision}")] if files.base else []),
         ("Method", f"{spec.training.method.type}, quantization {spec.training.method.quantization}"),
         ("Format", form),
         ("Data", ", ".join(f"{dataset.name} ({dataset.rows} rows)" for dataset in index.datasets)),
         ("Rows", f"{data.rows.train} train, {data.rows.dev} dev, {data.rows.test} test"),
+        ("Tokens", f"{data.tokens} in the train rows, {data.supervised_tokens} of them learned"),
         ("Steps", f"{settings.total_steps} at a peak rate of {settings.learning_rate:g}"),
         *sorted((key.capitalize(), text) for key, text in spec.card.items()),
     ]
+
+
+def model_card(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str, evaluation: EvaluationStatus) -> str:
+    """README.md: what was trained from what, how much better it is, and how to load it."""
     lines = [
         _front_matter(spec, files, form),
-        f"# {identity.name}",
+        f"# {spec.identity.name}",
         spec.training.description,
-        _table(("", ""), facts),
+        _table(("", ""), run_facts(spec, files, index, form)),
         "## Evaluation",
         _evaluation_table(evaluation),
         "## Load it",
         f"```python\n{_usage(files, form)}\n```",
-        "`run.lock.json` holds every setting, `samples.jsonl` the answers before and after.",
+        "`report.html` shows the run, `run.lock.json` holds every setting, and `samples.jsonl` the answers before and "
+        "after.",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 

@@ -24,10 +24,11 @@ from finetune_trainer.artifact import (
     write_papers,
     write_tokenizer,
 )
-from finetune_trainer.card import lock_file, model_card, public_name
+from finetune_trainer.card import lock_file, model_card, public_name, run_facts
 from finetune_trainer.checkpoint import Checkpoints, Origin
 from finetune_trainer.compute import Compute, compute_for
 from finetune_trainer.curve import Curve
+from finetune_trainer.data_report import length_histogram
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.fit import fit
@@ -59,6 +60,7 @@ from finetune_trainer.reload import (
     write_probe,
 )
 from finetune_trainer.report import Reporter
+from finetune_trainer.report_page import Run, report_page
 from finetune_trainer.store import Store, uri_of
 from finetune_trainer.termination import StopSignal
 from finetune_trainer.vocabulary import load_tokenizer
@@ -303,7 +305,23 @@ def _papers(
         samples=samples,
         training_log=curve.rows,
         plan=plan.to_json(),
+        page=_page(setup, curve, evaluation, samples),
     )
+
+
+def _page(setup: Setup, curve: Curve, evaluation: EvaluationStatus, samples: list[dict[str, Any]]) -> str:
+    index, spec = setup.prepared.index, setup.spec
+    run = Run(
+        name=spec.identity.name,
+        description=spec.training.description,
+        facts=run_facts(spec, setup.files, index, setup.form),
+        settings=index.effective_hyperparameters.to_json(),
+        evaluation=evaluation,
+        log=curve.rows,
+        lengths=length_histogram(setup.prepared.train.lengths),
+        samples=samples,
+    )
+    return report_page(run)
 
 
 def _result(setup: Setup, plan: Plan, curve: Curve, evaluation: EvaluationStatus, report: Reporter) -> RunResult:
