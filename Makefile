@@ -27,7 +27,7 @@ define step
 else printf '%s\n\nFailed: %s\n' "$$said" '$(1)' >&2; exit 1; fi
 endef
 
-.PHONY: help quickstart test check generate format bench-steps bench-trainer bench-apply lock venv venv-bench down clean
+.PHONY: help quickstart test check generate format bench-steps bench-trainer bench-prepare bench-apply lock venv venv-bench down clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ bench-steps: venv-bench ## steps/s of the quickstart's training against TRL, wri
 
 bench-trainer: venv-bench ## tokens/s of LoRA and full training against TRL and transformers, written to bench/
 	@$(BIN)/python -m bench.trainer
+
+bench-prepare: venv-bench ## rows/s and memory of prepare against datasets.map and TRL, written to bench/
+	@$(BIN)/python -m bench.prepare
 
 bench-apply: $(READY) ## time from an applied Finetune to its pod, against a bare loop
 	@$(BIN)/python -m bench.apply_to_pod
