@@ -540,6 +540,60 @@ class Output(Model):
     `merged` the whole model. `full` publishes the model, always."""
 
 
+class Sink(StrEnum):
+    """Where the curve goes beside the log."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
+class Mlflow(Model):
+    """An MLflow tracking server."""
+
+    tracking_uri: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
+    """URL of the server; empty = files below the run."""
+    experiment: str = Field(default="", max_length=253)
+    """Name of the experiment, made where it is not there; empty = `<namespace>/<name>`."""
+
+
+class Wandb(Model):
+    """Weights & Biases."""
+
+    base_url: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
+    """URL of a server of one's own; empty = the vendor's."""
+    entity: str = Field(default="", max_length=128)
+    """User or team; empty = the key's own."""
+    project: str = Field(default="", max_length=128)
+    """Project; empty = the namespace."""
+
+
+class Tracking(Model):
+    """Sinks for the curve beside the log and `training_log.jsonl`, which always exist. One that fails warns once."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "!has(self.mlflow) || self.sinks.exists(s, s == 'mlflow')",
+                "tracking.mlflow needs mlflow in tracking.sinks",
+            ),
+            cel(
+                "!has(self.wandb) || self.sinks.exists(s, s == 'wandb')", "tracking.wandb needs wandb in tracking.sinks"
+            ),
+        )
+    )
+    sinks: list[Sink] = Field(default_factory=list, max_length=3, json_schema_extra={"x-kubernetes-list-type": "set"})
+    """Any of `tensorboard`, `mlflow` and `wandb`. What goes to no server lies below the run, in
+    `tracking/`, at its end."""
+    mlflow: Mlflow | None = None
+    """Where MLflow's server is; without it files."""
+    wandb: Wandb | None = None
+    """Where runs go at Weights & Biases; without a key an offline run that `wandb sync` sends later."""
+    credentials_secret_ref: SecretRef | None = None
+    """Secret with any of the keys `WANDB_API_KEY`, `MLFLOW_TRACKING_TOKEN`, and `MLFLOW_TRACKING_USERNAME` with
+    `MLFLOW_TRACKING_PASSWORD`."""
+
+
 class Checksums(StrEnum):
     """Whether uploads carry a SHA-256 that the server checks and keeps."""
 
@@ -688,6 +742,8 @@ class TrainingSpec(Model):
     """How samples are generated."""
     output: Output
     """Where the artifact goes."""
+    tracking: Tracking = Tracking()
+    """Where the curve goes beside the log."""
 
 
 NEEDS_DEV_ROWS = "self.split.devPercentage > 0.0 || self.datasets.exists(d, d.role == 'dev')"

@@ -86,6 +86,8 @@ class RunSpec(StrictModel):
     storage: StorageAccess = StorageAccess()
     model_credentials: SecretFolder | None = None
     """Folder with `HF_TOKEN`."""
+    tracking_credentials: SecretFolder | None = None
+    """Folder with the keys of the trackers."""
     card: dict[str, str] = Field(default_factory=dict)
     """Free text for model card and lock file, by key."""
     report: ReportTarget | None = None

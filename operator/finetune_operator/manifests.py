@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.names import Stage
-from finetune_api.resource import Dataset, Finetune, Queue, TrainingSpec
+from finetune_api.resource import Dataset, Finetune, Queue, SecretRef, TrainingSpec
 from finetune_api.run import ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
 from finetune_api.status import Resolved
 
@@ -59,6 +59,7 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings)
         resolved=finetune.status.resolved or Resolved(),
         storage=access,
         model_credentials=_folder(finetune, "model"),
+        tracking_credentials=_folder(finetune, "tracking"),
         card=_card(meta.annotations),
         report=ReportTarget(url=f"{settings.report_url.rstrip('/')}/v1/progress", token_file=names.TOKEN_FILE),
         scratch_directory=names.SCRATCH_DIRECTORY,
@@ -91,6 +92,7 @@ def _training(finetune: Finetune) -> TrainingSpec:
             "model": training.model.model_copy(
                 update={"uri": uri, "finetune_ref": None, "credentials_secret_ref": None}
             ),
+            "tracking": training.tracking.model_copy(update={"credentials_secret_ref": None}),
             "datasets": [
                 dataset.model_copy(update={"uri": _mounted(dataset.uri, dataset)}) for dataset in training.datasets
             ],
@@ -110,13 +112,22 @@ def _mounted(uri: str, dataset: Dataset | None = None) -> str:
 
 
 def _folder(finetune: Finetune, purpose: str) -> SecretFolder | None:
-    """Where the Secret of this purpose (`storage` or `model`) is mounted, and what to call it."""
-    spec = finetune.spec
-    ref = spec.storage.credentials_secret_ref if purpose == "storage" else spec.model.credentials_secret_ref
+    """Where the Secret of this purpose is mounted, and what to call it."""
+    ref = _secrets(finetune)[purpose]
     if ref is None:
         return None
     source = f"Secret {finetune.metadata.namespace}/{ref.name}"
     return SecretFolder(directory=f"{names.SECRETS_DIRECTORY}/{purpose}", source=source)
+
+
+def _secrets(finetune: Finetune) -> dict[str, SecretRef | None]:
+    """The Secrets that a pod may mount, by purpose."""
+    spec = finetune.spec
+    return {
+        "storage": spec.storage.credentials_secret_ref,
+        "model": spec.model.credentials_secret_ref,
+        "tracking": spec.tracking.credentials_secret_ref,
+    }
 
 
 def _card(annotations: dict[str, str]) -> dict[str, str]:
@@ -288,8 +299,7 @@ def _mounts(finetune: Finetune, run_name: str) -> Iterator[Mount]:
     yield Mount("scratch", names.SCRATCH_DIRECTORY, {"emptyDir": {}}, read_only=False)
     memory = {"medium": "Memory", "sizeLimit": spec.trainer.shared_memory}
     yield Mount("shared-memory", "/dev/shm", {"emptyDir": memory}, read_only=False)
-    secrets = {"storage": spec.storage.credentials_secret_ref, "model": spec.model.credentials_secret_ref}
-    for purpose, ref in secrets.items():
+    for purpose, ref in _secrets(finetune).items():
         if ref:
             source = {"secret": {"secretName": ref.name, "optional": True}}
             yield Mount(f"secret-{purpose}", f"{names.SECRETS_DIRECTORY}/{purpose}", source)

@@ -71,6 +71,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a merged adapter": {"output": {"uri": "s3://out/models", "artifact": "merged"}},
     "both forms": {"output": {"uri": "s3://out/models", "artifact": "both"}},
     "no checksums": {"storage": {"checksums": "never"}},
+    "three trackers": {"tracking": {"sinks": ["tensorboard", "mlflow", "wandb"], "wandb": {"project": "p"}}},
     "every metric": measured(metrics=list(Metric), labels=["yes", "no"], answerPattern="#### (.+)"),
     "a gate from below": measured({"metric": "exactMatch", "minimum": 0.5, "improves": True}, metrics=["exactMatch"]),
     "a gate from above": measured({"metric": "perplexity", "maximum": 4.5}),
@@ -145,6 +146,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a plateau without dev rows": (numbers(scheduler="reduce_lr_on_plateau"), ["reduce_lr_on_plateau", "dev rows"]),
     "quantization without lora": ({"method": {"type": "full", "quantization": "nf4"}}, ["method.quantization", "lora"]),
     "adapters of a full run": ({"method": {"type": "full", "lora": {}}}, ["method.lora", "method.type lora"]),
+    "MLflow's server without MLflow": (
+        {"tracking": {"sinks": ["wandb"], "mlflow": {"trackingUri": "https://mlflow.test"}}},
+        ["tracking.mlflow", "tracking.sinks"],
+    ),
+    "a tracker that there is not": ({"tracking": {"sinks": ["comet"]}}, ["spec.tracking.sinks", "comet"]),
     "a merged full run": (
         {"method": {"type": "full"}, "output": {"uri": "s3://out/models", "artifact": "merged"}},
         ["output.artifact", "method.type lora"],

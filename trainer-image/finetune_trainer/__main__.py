@@ -27,12 +27,15 @@ from finetune_trainer.quiet import quiet_libraries
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import open_store
 from finetune_trainer.termination import StopSignal
+from finetune_trainer.tracking import Tracking
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# MLflow's files are in maintenance; a database, which it wants instead, could not be put into S3 as it is.
+os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +88,11 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
     from finetune_trainer.train import train
 
     writer = os.environ.get(ENV_WRITER_ID) or uuid.uuid4().hex
-    return train(spec, store, writer, report, _stop_signal())
+    with Tracking(spec, store, writer, report.log.warn) as tracking:
+        report.follow(tracking.row)
+        result = train(spec, store, writer, report, _stop_signal())
+        tracking.result(result)
+    return result
 
 
 def _outcome(stage: Stage, work: Callable[[], RunResult], report: Reporter) -> tuple[RunResult, int]:

@@ -8,10 +8,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
 from finetune_api.run import ProgressReport, ReportTarget, RunResult, RunSpec
@@ -29,6 +29,9 @@ FINAL_TRIES = 4
 FINAL_WAIT_SECONDS = 1.0
 """Wait before the second of them; each further wait is twice as long."""
 
+Follower: TypeAlias = Callable[[HistoryRow, Metrics], None]
+"""Who else wants to hear of each point of the curve; it must not raise."""
+
 
 class Reporter:
     """What the run is doing, in the log and at the operator. Use as a context manager; `finish` inside it."""
@@ -41,6 +44,7 @@ class Reporter:
             identity=spec.identity, stage=stage, attempt=spec.attempt, activity=_first_activity(stage)
         )
         self._history: list[HistoryRow] = []
+        self._followers: list[Follower] = []
         self._changed = threading.Condition()
         self._news = True
         self._stopped = False
@@ -63,6 +67,10 @@ class Reporter:
         """What the run does from now on."""
         self._update(activity=activity)
 
+    def follow(self, follower: Follower) -> None:
+        """Call `follower` with every further point of the curve."""
+        self._followers.append(follower)
+
     def plan(self, plan: PlanStatus) -> None:
         """How the run goes about its work."""
         self._update(plan=plan)
@@ -74,6 +82,8 @@ class Reporter:
     def row(self, row: HistoryRow, metrics: Metrics, best: BestStatus | None = None) -> None:
         """One more point of the curve, the newest numbers, and the best dev loss so far."""
         self._history.append(row)
+        for follow in self._followers:
+            follow(row, metrics)
         self._update(metrics=metrics, history=thinned(self._history), best=best)
 
     def resume(self, history: list[HistoryRow], metrics: Metrics, progress: Progress, best: BestStatus | None) -> None:
