@@ -116,8 +116,18 @@ def test_an_artifact_is_measured_as_its_run_measured_it(story: Story, run: Run) 
     found = json.loads(out)
     assert story.result.evaluation is not None
     wanted = {str(metric): both.tuned for metric, both in story.result.evaluation.measured().items()}
-    assert (found.pop("rows"), found.pop("generatedRows")) == (4, 4)
+    assert [found.pop(name) for name in ("rows", "generatedRows", "emptyRows")] == [4, 4, 0]
     assert found == pytest.approx(wanted)
+
+
+def test_a_row_without_reference_is_answered_and_not_measured(
+    story: Story, speaker: Speaker, tmp_path: Path, run: Run
+) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "b=", "completion": ""}, *capital_rows("=", "a")])
+    assert [reference.prompt for reference in speaker.prompts(str(file), None).references] == ["b= -> ", "a= -> "]
+    arguments = ("--dataset", file, "--metrics", "perplexity", "--cpu")
+    code, out, _ = run("evaluate", "--artifact", story.artifact, *arguments)
+    assert (code, out.splitlines()[-1]) == (Exit.OK, "1 rows; 1 of them generated; 1 more without a reference")
 
 
 def test_other_metrics_and_fewer_rows_can_be_asked_for(story: Story, run: Run) -> None:

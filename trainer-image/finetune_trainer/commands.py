@@ -124,11 +124,13 @@ def _print_numbers(parsed: argparse.Namespace, speaker: "Speaker", metrics: list
     found = speaker.measure(parsed.dataset, parsed.like, evaluation)
     values = {metric: float(f"{value:.6g}") for metric, value in found.values.items()}
     if parsed.json:
-        print(json.dumps({"rows": found.rows, "generatedRows": found.generated_rows, **values}))
+        numbers = {"rows": found.rows, "generatedRows": found.generated_rows, "emptyRows": found.empty_rows}
+        print(json.dumps(numbers | values))
         return
     for metric, value in values.items():
         print(f"{METRICS[metric].words:16} {value:.4g}")
-    print(f"{found.rows} rows; {found.generated_rows} of them generated")
+    left_out = f"; {found.empty_rows} more without a reference" if found.empty_rows else ""
+    print(f"{found.rows} rows; {found.generated_rows} of them generated{left_out}")
 
 
 def _count(text: str) -> int:

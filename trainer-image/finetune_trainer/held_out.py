@@ -21,6 +21,9 @@ from finetune_trainer.survey import EMPTY, survey
 from finetune_trainer.token_file import read_token_file, write_token_file
 from finetune_trainer.tokens import RowTokenizer
 
+ANY_LENGTH = 2**31
+"""No limit of the run's: what is only continued is limited by the model alone."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -28,7 +31,9 @@ class HeldOut:
 
     rows: TokenRows
     references: list[Reference]
-    """One for each row as read, in order."""
+    """One for each row, in order."""
+    empty: int
+    """Rows left out, since they have no reference."""
 
 
 def held_out(
@@ -36,10 +41,13 @@ def held_out(
     place: str,
     like: str | None,
     tokenizer: RowTokenizer,
-    limit: int,
+    limit: int | None,
     chat_writer: Callable[[], ChatWriter],
 ) -> HeldOut:
-    """The rows of a file, read with type, columns and templates of the run's dataset `like`; of at most `limit` ids.
+    """The rows of a file, read with type, columns and templates of the run's dataset `like`.
+
+    With a `limit` they are measured: of at most so many ids, and without those that have an empty reference. Without
+    one they are only continued, all of them.
 
     `place` is a dataset's URI or a path; `chat_writer` is asked for only where rows are chats. Raises RunError
     (InvalidData) for whatever is wrong with a row.
@@ -51,9 +59,10 @@ def held_out(
     found = survey(fetch_dataset(dataset, spec, scratch / "datasets"), spec.training, problems)
     chats = chat_writer() if found.has_chats else None
     folder = scratch / "held-out"
-    with closing(Corpus(tokenizer, spec.training, limit, folder, chats)) as corpus:
+    empty = (found.digests == EMPTY) & (limit is not None)
+    with closing(Corpus(tokenizer, spec.training, limit or ANY_LENGTH, folder, chats)) as corpus:
         if not problems.total:
-            corpus.add(found, np.where(found.digests == EMPTY, Part.EMPTY, Part.TEST).astype(np.uint8))
+            corpus.add(found, np.where(empty, Part.EMPTY, Part.TEST).astype(np.uint8))
     for wrong in (problems, corpus.problems):
         if wrong.total:
             raise wrong.error("the file itself")
@@ -61,7 +70,7 @@ def held_out(
         raise corpus.lengths_error(limit)
     write_token_file(folder / TOKENS_FILE, {"test": corpus.parts[Part.TEST]})
     rows = TokenRows.of(read_token_file(folder / TOKENS_FILE), "test")
-    return HeldOut(rows, list(References(folder / REFERENCES_FILE, "test")))
+    return HeldOut(rows, list(References(folder / REFERENCES_FILE, "test")), int(empty.sum()))
 
 
 def dataset_like(spec: RunSpec, name: str | None) -> Dataset:

@@ -24,9 +24,6 @@ from finetune_trainer.restore import Reach, Restored, restore
 from finetune_trainer.tokens import RowTokenizer
 from finetune_trainer.vocabulary import load_chat_writer, load_tokenizer
 
-ANY_LENGTH = 2**31
-"""No limit of the run's: what is only generated is limited by the model alone."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -34,6 +31,8 @@ class Measured:
 
     rows: int
     generated_rows: int
+    empty_rows: int
+    """Rows left out, since they have no reference."""
     values: dict[Metric, float]
 
 
@@ -83,8 +82,8 @@ class Speaker:
             )
 
     def prompts(self, file: str, like: str | None) -> HeldOut:
-        """The rows of a file, of any length, read as the run's dataset `like`."""
-        return held_out(self.restored.spec, file, like, self.tokenizer, ANY_LENGTH, self._chat_writer)
+        """The rows of a file, of any length and with or without a reference, read as the run's dataset `like`."""
+        return held_out(self.restored.spec, file, like, self.tokenizer, None, self._chat_writer)
 
     def measure(self, file: str, like: str | None, evaluation: Evaluation) -> Measured:
         """Measure it on the rows of a file, read as the run's dataset `like`, as training would have done.
@@ -98,7 +97,7 @@ class Speaker:
         training = spec.training.model_copy(update={"evaluation": evaluation, "datasets": [dataset]})
         check_labels(found.references, training)
         asked = question(training, found.rows, found.references, self.stops, self.decode)
-        return Measured(len(found.rows), len(asked.references), ask(self.engine, asked).values)
+        return Measured(len(found.rows), len(asked.references), found.empty, ask(self.engine, asked).values)
 
     def _chat_writer(self) -> ChatWriter:
         specials, today = list(self.tokenizer.specials.values()), datetime.now(UTC).date()
