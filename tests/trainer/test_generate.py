@@ -45,8 +45,9 @@ def test_neighbours_in_a_batch_do_not_change_a_result(family: str, settings: dic
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_family_here_is_asked_one_by_one(family: str) -> None:
+def test_no_family_here_is_asked_one_by_one(family: str, caplog: pytest.LogCaptureFixture) -> None:
     assert batches_cleanly(a_decoder(family), Stops([2]))
+    assert "generation flags" not in caplog.text
 
 
 def test_a_model_that_sees_its_padding_is_asked_one_by_one() -> None:

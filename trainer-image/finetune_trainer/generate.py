@@ -87,8 +87,8 @@ def batches_cleanly(model: PreTrainedModel, stops: Stops) -> bool:
     """Whether a row beside a longer one gets the logits that it gets alone; found out by trying it."""
     vocabulary = model.config.get_text_config().vocab_size
     short, long = ([(at * 7 + 3) % vocabulary for at in range(length)] for length in (3, 8))
-    settings = generation_settings(Generation(max_new_tokens=2), Stops([-1]))
-    settings.update(eos_token_id=None, pad_token_id=stops.end_ids[0], output_logits=True, return_dict_in_generate=True)
+    settings = generation_settings(Generation(max_new_tokens=2), stops)
+    settings.update(eos_token_id=None, output_logits=True, return_dict_in_generate=True)
 
     def logits(prompts: list[Prompt]) -> Tensor:
         ids, mask = padded(prompts, stops.end_ids[0], model.device)
