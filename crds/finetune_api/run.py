@@ -130,8 +130,8 @@ class RunResult(Model):
     def to_message(self, limit: int = TERMINATION_MESSAGE_BYTES) -> str:
         """The result as one JSON line of at most `limit` bytes; free text is cut first, so that it always parses.
 
-        Warnings go first, then the failure's message and remedy are halved, then everything goes that is not the
-        failure or the artifact itself.
+        Warnings go first, then the datasets' revisions, then the failure's message and remedy are halved, then
+        everything goes that is not the failure or the artifact itself.
         """
         result = self
         while len(text := result.model_dump_json(by_alias=True, exclude_none=True).encode()) > limit:
@@ -141,6 +141,8 @@ class RunResult(Model):
     def _shortened(self) -> Self:
         if self.data and self.data.warnings:
             return self.model_copy(update={"data": self.data.model_copy(update={"warnings": self.data.warnings[:-1]})})
+        if self.resolved and self.resolved.dataset_revisions:  # The prepared index in S3 has them too.
+            return self.model_copy(update={"resolved": self.resolved.model_copy(update={"dataset_revisions": {}})})
         if self.failure and max(len(self.failure.message), len(self.failure.remedy)) > SHORT_TEXT:
             halved = {"message": _halved(self.failure.message), "remedy": _halved(self.failure.remedy)}
             return self.model_copy(update={"failure": self.failure.model_copy(update=halved)})

@@ -135,5 +135,15 @@ def test_a_published_artifact_is_never_lost_to_a_long_address() -> None:
     assert RunResult.model_validate_json(message).artifact is not None
 
 
+def test_revisions_of_many_datasets_do_not_cost_the_counts() -> None:
+    revisions = {f"{number:02d}" + "d" * 61: "sha256:" + "0" * 64 for number in range(16)}
+    data = {"tokens": 7, "reportUri": "s3://" + "r" * 1500}
+    result = {"stage": "prepare", "data": data, "resolved": {"modelRevision": "abc", "datasetRevisions": revisions}}
+    read = RunResult.model_validate_json(RunResult.model_validate(result).to_message())
+    assert read.data is not None
+    assert read.resolved is not None
+    assert (read.data.tokens, read.resolved.model_revision, read.resolved.dataset_revisions) == (7, "abc", {})
+
+
 def test_no_key_of_a_map_has_a_bound_that_the_api_server_does_not_know() -> None:
     assert "propertyNames" not in str(FinetuneSpec.model_json_schema())
