@@ -5,20 +5,22 @@ import time
 import pytest
 import torch
 from finetune_api.resource import Lora
-from finetune_trainer import attention
+from finetune_trainer import attention, probe
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.batch import Packing
 from finetune_trainer.compute import Compute
 from finetune_trainer.measure import make_engine
-from finetune_trainer.probe import PROBE_LENGTHS, UNPACKED, find_packing
+from finetune_trainer.probe import PROBE_LENGTHS, UNPACKED, find_packing, packing_of
 from finetune_trainer.tiny_copy import HIDDEN, MOST_LAYERS, WINDOW, tiny_config, tiny_copy
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
+    DeepseekV3Config,
     Gemma3TextConfig,
     GptOssConfig,
     Llama4TextConfig,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -56,8 +58,19 @@ def test_nobody_is_warned_of_what_he_turned_off() -> None:
     assert warnings == []
 
 
-@pytest.mark.parametrize("config", [Gemma3TextConfig(num_hidden_layers=26), GptOssConfig(num_hidden_layers=24)])
-def test_models_of_full_size_with_windows_and_sinks_are_packed_without_any_weight(config: PreTrainedConfig) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [
+        Gemma3TextConfig(num_hidden_layers=26),
+        GptOssConfig(num_hidden_layers=24),
+        DeepseekV3Config(num_hidden_layers=6),
+        Ministral3Config(num_hidden_layers=4),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_models_of_full_size_are_packed_without_any_weight(
+    config: PreTrainedConfig,
+) -> None:
     assert find_packing(on_meta(config), CPU) is Packing.ROWS
 
 
@@ -77,20 +90,29 @@ def test_a_window_that_is_ignored_is_found_out_though_the_models_own_is_long(mon
     assert find_packing(model, CPU) is Packing.NONE
 
 
-def test_a_block_mask_that_overrides_a_window_is_found_out() -> None:
-    copied = tiny_copy(on_meta(MistralConfig(sliding_window=4096, num_hidden_layers=2)).get_decoder())
+def test_a_mask_of_blocks_that_overrides_a_window_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = on_meta(MistralConfig(sliding_window=4096, num_hidden_layers=2))
+    monkeypatch.setattr(probe, "rows_attended", lambda decoder, _: attention.rows_attended(decoder, Packing.BLOCKS))
+    assert find_packing(model, CPU) is Packing.NONE
+
+
+def test_a_probe_that_notices_nothing_proves_nothing() -> None:
+    copied = tiny_copy(a_decoder().get_decoder())
     assert copied is not None
-    assert not _packs(copied, Packing.BLOCKS)
-    assert _packs(copied, Packing.ROWS)
+    assert packing_of(copied, CPU) is Packing.ROWS
+    for layer in copied.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    assert packing_of(copied, CPU) is Packing.NONE
 
 
-def _packs(decoder: PreTrainedModel, packing: Packing) -> bool:
-    from finetune_trainer.pack import packed_batch
-    from finetune_trainer.probe import _probe_rows
+def test_a_model_that_raises_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = a_decoder()
 
-    batch = packed_batch(_probe_rows(), range(len(PROBE_LENGTHS)))
-    assert batch.layout is not None
-    return attention.packs_cleanly(decoder, batch.layout, batch.input_ids, batch.position_ids, packing, 1e-4)
+    def broken(*_: object, **__: object) -> None:
+        raise LookupError("of its own kind")
+
+    monkeypatch.setattr(type(model.get_decoder()), "forward", broken)
+    assert find_packing(model, CPU) is Packing.NONE
 
 
 def test_the_copy_is_narrow_and_its_window_shorter_than_the_rows() -> None:

@@ -224,34 +224,3 @@ def block_mask(layout: RowLayout) -> Tensor:
     at = torch.arange(sum(layout.lengths), device=layout.offsets.device)
     row = torch.bucketize(at, layout.offsets, right=True)
     return ((row[:, None] == row[None, :]) & (at[:, None] >= at[None, :]))[None, None]
-
-
-LEAK_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Largest difference of hidden states, relative to their size, that rounding explains, by compute precision."""
-
-
-@torch.no_grad()
-def packs_cleanly(
-    decoder: PreTrainedModel, layout: RowLayout, ids: Tensor, position_ids: Tensor, packing: Packing, tolerance: float
-) -> bool:
-    """Whether rows of a packed batch leave each other alone in this model, seen by trying it.
-
-    A state-space or convolutional layer carries one row over into the next; a model may also refuse the arguments.
-    ids and position_ids (1, tokens), laid out as `layout` says.
-    """
-    decoder.eval()
-    try:
-        with rows_attended(decoder, packing):
-            packed = _said(decoder, input_ids=ids, position_ids=position_ids, row_layout=layout)
-    except (UnsupportedByRowAttentionError, TypeError, ValueError, RuntimeError, IndexError):
-        return False
-    rows = torch.split(ids, list(layout.lengths), dim=1)
-    alone = torch.cat([_said(decoder, input_ids=row) for row in rows], dim=1)
-    return bool((packed - alone).abs().max() <= tolerance * alone.abs().max())
-
-
-def _said(decoder: PreTrainedModel, **arguments: object) -> Tensor:
-    """Hidden states, or the logits of a model that counts its head to its decoder."""
-    output = decoder(**arguments, use_cache=False)
-    said: Tensor = output["last_hidden_state"] if "last_hidden_state" in output else output["logits"]
-    return said.float()

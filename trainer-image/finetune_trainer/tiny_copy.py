@@ -32,8 +32,9 @@ SIZES: dict[str, int] = {
     "rotary_dim": HEAD_SIZE // 2,
     "q_lora_rank": HIDDEN,
     "kv_lora_rank": HIDDEN,
-    "qk_nope_head_dim": HEAD_SIZE // 2,
-    "qk_rope_head_dim": HEAD_SIZE // 2,
+    "qk_nope_head_dim": HEAD_SIZE,
+    "qk_rope_head_dim": HEAD_SIZE,
+    "qk_head_dim": 2 * HEAD_SIZE,
     "v_head_dim": HEAD_SIZE,
     "query_pre_attn_scalar": HEAD_SIZE,
     "moe_intermediate_size": HIDDEN,
@@ -61,20 +62,28 @@ LIBRARIES = frozenset({"torch", "peft", "bitsandbytes"})
 GROUPS = ("num_key_value_heads", "num_kv_heads")
 """What the number of key and value heads is called."""
 
-ROPE_FIELDS = ("rope_theta", "partial_rotary_factor")
-"""What stays of rotary positions; stretching them to long texts has nothing to do with who sees whom."""
+MOST_PARAMETERS = 5_000_000
+"""A copy that is larger has widths that this module does not know: it would take seconds."""
 
 
 def tiny_copy(decoder: PreTrainedModel, seed: int = 0) -> PreTrainedModel | None:
     """A narrow decoder of the same class, in fp32 on the CPU; None where its config cannot be shrunk that way."""
-    with torch.random.fork_rng(), torch.device("cpu"):
-        torch.manual_seed(seed)
-        try:
-            copied: PreTrainedModel = type(decoder)(tiny_config(decoder.config))
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError):
-            return None  # A config with rules of its own. Nothing is known of the model then.
-        _enliven(copied)
-    return copied.eval() if _kinds(decoder) <= _kinds(copied) else None
+    make = type(decoder)
+    try:
+        config = tiny_config(decoder.config)
+        with torch.device("meta"):
+            sketch: PreTrainedModel = make(copy.deepcopy(config))
+        if sum(parameter.numel() for parameter in sketch.parameters()) > MOST_PARAMETERS:
+            return None
+        if not _kinds(decoder) <= _kinds(sketch):
+            return None  # It lacks a part that the model has.
+        with torch.random.fork_rng(), torch.device("cpu"):
+            torch.manual_seed(seed)
+            copied: PreTrainedModel = make(config)
+            _enliven(copied)
+    except Exception:  # noqa: BLE001 (a config with rules of its own; nothing is known of the model then)
+        return None
+    return copied.eval()
 
 
 def tiny_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -119,9 +128,11 @@ def _first_layers_say_all(config: PreTrainedConfig) -> bool:
 
 
 def _plain_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """Not stretched to long texts, which takes a number for each width and has nothing to do with who sees whom."""
     if any(isinstance(value, dict) for value in rope.values()):  # One for each kind of layer.
         return {kind: _plain_rope(value) for kind, value in rope.items() if isinstance(value, dict)}
-    return {"rope_type": "default"} | {name: rope[name] for name in ROPE_FIELDS if name in rope}
+    single = {name: value for name, value in rope.items() if not isinstance(value, list)}
+    return single | {"rope_type": "default"}
 
 
 @torch.no_grad()
