@@ -135,7 +135,8 @@ def arguments(work: Workload, folder: Path, sampling: str) -> dict[str, Any]:
 
 
 def base_model(work: Workload) -> PreTrainedModel:
-    """The base in fp32, with torch's seed set for an adapter's start."""
+    """The base in fp32, with torch's seed set for an adapter's start; as many threads as we take."""
+    torch.set_num_threads(THREADS)
     torch.manual_seed(work.settings.seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
     return model

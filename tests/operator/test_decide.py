@@ -360,6 +360,17 @@ def test_progress_is_written_at_most_every_ten_seconds_and_never_lost() -> None:
     assert third.status.progress.step == 3
 
 
+def test_the_plan_is_shown_while_the_run_trains_and_after_it() -> None:
+    plan = {"precision": "float32", "attention": "packed", "microBatchTokens": 512, "activationCheckpointing": False}
+    job = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
+    running = decided(after_prepare(), job, report=a_report(plan=plan)).status
+    assert running.plan is not None
+    assert running.plan.micro_batch_tokens == 512
+    assert decided(running, done(PREPARE), done(TRAIN)).status.plan == running.plan
+    smaller = done(TRAIN, plan=plan | {"microBatchTokens": 256})
+    assert decided(running, done(PREPARE), smaller).status.plan != running.plan
+
+
 def test_a_report_of_an_earlier_attempt_changes_nothing() -> None:
     job = a_job(TRAIN, 2, RUNNING, a_pod(phase="Running", started_at=NOON))
     status = decided(decided(after_prepare(), failed(TRAIN, exit_code=143)).status, job).status
