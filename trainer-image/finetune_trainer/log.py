@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,13 @@ from finetune_trainer.errors import one_line
 
 Number = float | int | None
 
+BAR_WIDTH = 30
+BAR_SECONDS = 0.1
+"""Shortest time between two drawings of the bar."""
+
+ERASED = "\r\x1b[2K"
+"""Back to the start of the line, and nothing on it."""
+
 
 class Log:
     """Writes lines that hold no control characters, whatever a model or a data row put into them."""
@@ -18,6 +26,21 @@ class Log:
     def __init__(self, as_json: bool = False, stream: TextIO | None = None) -> None:
         self._as_json = as_json
         self._stream = stream or sys.stderr
+        self._bar_drawn = 0.0
+
+    def bar(self, done: int, total: int, words: str = "") -> None:
+        """How far it is, on one line that is drawn over; on a terminal only, and seldom enough to cost nothing."""
+        now = time.monotonic()
+        if self._as_json or not self._stream.isatty() or (done < total and now - self._bar_drawn < BAR_SECONDS):
+            return
+        full = BAR_WIDTH * done // max(total, 1)
+        print(
+            f"{ERASED}{'█' * full}{'░' * (BAR_WIDTH - full)} {done}/{total} {words}",
+            end="",
+            file=self._stream,
+            flush=True,
+        )
+        self._bar_drawn = now
 
     def say(self, message: str, **numbers: Number) -> None:
         """One line about what is going on, with numbers by name."""
@@ -38,14 +61,16 @@ class Log:
             self._write("error", line, {})
 
     def _write(self, level: str, message: str, numbers: dict[str, Number]) -> None:
-        time = datetime.now(UTC).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         message = message.rstrip() if level in ("error", "table") else one_line(message)
         known = {name: number for name, number in numbers.items() if number is not None}
         level = "info" if level == "table" else level
         if self._as_json:
-            line = json.dumps({"time": time, "level": level, "message": message, **known})
+            line = json.dumps({"time": now, "level": level, "message": message, **known})
         else:
             shown = "".join(f" {name} {number:.4g}" for name, number in known.items())
             prefix = "" if level == "info" else f"{level}: "
-            line = f"{time} {prefix}{message}{shown}"
+            line = f"{now} {prefix}{message}{shown}"
+        if self._bar_drawn:
+            line, self._bar_drawn = ERASED + line, 0.0
         print(line, file=self._stream, flush=True)

@@ -77,6 +77,8 @@ class Reporter:
 
     def progress(self, progress: Progress) -> None:
         """How far training is."""
+        left = "" if progress.eta_seconds is None else f"{progress.eta_seconds} s left"
+        self.log.bar(progress.step, progress.total_steps, left)
         self._update(progress=progress)
 
     def row(self, row: HistoryRow, metrics: Metrics, best: BestStatus | None = None) -> None:
