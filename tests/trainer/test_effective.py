@@ -84,6 +84,18 @@ def test_evaluation_is_each_epoch_by_default_and_never_without_dev_rows() -> Non
     assert effective_hyperparameters(training, 10, 0, 64).eval_steps is None
 
 
+def test_checkpoints_are_each_epoch_by_default() -> None:
+    assert effective_hyperparameters(a_training(trainBatchSize=4), 10, 0, 64).save_steps == 3
+    assert effective_hyperparameters(a_training(saveSteps=5), 10, 0, 64).save_steps == 5
+
+
+def test_early_stopping_is_off_unless_asked_for() -> None:
+    assert effective_hyperparameters(a_training(), 10, 2, 64).early_stopping is None
+    found = effective_hyperparameters(a_training(earlyStopping={"minDelta": 0.1}), 10, 2, 64).early_stopping
+    assert found is not None
+    assert (found.patience, found.min_delta) == (3, 0.1)
+
+
 @pytest.mark.parametrize(
     ("given", "limit", "length"),
     [(None, None, 2048), (None, 512, 512), (None, 8192, 2048), (512, 512, 512), (9, None, 9)],

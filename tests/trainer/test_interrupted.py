@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finetune_api.names import MANIFEST_FILE, Exit, FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
 from finetune_trainer.__main__ import main
+from safetensors.torch import load_file
 
-from tests.trainer.stories import a_story_run
+from tests.trainer.stories import a_story_run, tell
 from tests.trainer.tiny import a_model_folder
 
 STEPS = 30
@@ -115,3 +117,20 @@ def test_the_next_attempt_publishes_what_an_unbroken_run_does(
     assert checkpoint.step == STEPS
     assert best is not None
     assert best.step in (7, 14, 21, 28, STEPS)
+
+
+def test_early_stopping_publishes_the_weights_with_the_lowest_dev_loss(tmp_path: Path, model: Path) -> None:
+    """At this rate the dev loss soon rises."""
+    early = {"maxSteps": 60, "learningRate": 0.2, "evalSteps": 2, "saveTotalLimit": 1, "earlyStopping": {"patience": 2}}
+    story = tell(a_story_run(tmp_path, model, hyperparameters=early, evaluation={"metrics": ["perplexity"]}))
+    result = story.result
+    assert result.best is not None
+    assert result.progress is not None
+    assert result.progress.step == result.best.step + 2 * 2 < 60
+    (best,) = (tmp_path / "out" / "checkpoints").glob(f"step-{result.best.step}-*")
+    saved = load_file(best / "weights-00000.safetensors")
+    published = load_file(story.artifact / "adapter_model.safetensors")
+    assert len(published) == len(saved)
+    for name, weight in published.items():
+        own = "model." + name.removeprefix("base_model.model.").replace(".weight", ".default.weight")
+        assert torch.equal(weight, saved[own])

@@ -2,13 +2,14 @@
 
 import io
 import json
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
 from finetune_api.run import ReportTarget, RunResult, RunSpec
-from finetune_api.status import HistoryRow, Metrics, Progress
+from finetune_api.status import BestStatus, CheckpointStatus, HistoryRow, Metrics, Progress
 from finetune_trainer import report as report_module
 from finetune_trainer.log import Log
 from finetune_trainer.report import Reporter, thinned
@@ -50,6 +51,24 @@ def test_the_last_report_has_everything_and_the_result(tmp_path: Path) -> None:
     assert last.progress.step == 5
     assert [row.training_loss for row in last.history] == [2.0]
     assert set(server.tokens) == {"Bearer secret"}
+
+
+SAVED = CheckpointStatus(step=5, uri="s3://b/checkpoints/step-5-abc", saved_at=datetime(2026, 1, 2, tzinfo=UTC))
+BEST = BestStatus(step=4, validation_loss=0.5)
+
+
+def test_an_attempt_that_goes_on_tells_the_curve_of_those_before_it_too(tmp_path: Path) -> None:
+    log, _ = a_log()
+    earlier = [HistoryRow(step=step, epoch=step / 10, training_loss=2.0) for step in (3, 4)]
+    with reports_server() as server, Reporter(a_run_that_reports(tmp_path, server.url), Stage.TRAIN, log) as report:
+        report.resume(earlier, Metrics(training_loss=2.0), Progress(step=5), BEST)
+        report.checkpoint(SAVED)
+        report.row(HistoryRow(step=6, epoch=0.6, training_loss=1.0), Metrics(training_loss=1.0), BEST)
+        assert report.reached == {"checkpoint": SAVED, "best": BEST}
+        report.finish(RESULT)
+    last = server.reports[-1]
+    assert [row.step for row in last.history] == [3, 4, 6]
+    assert (last.checkpoint, last.best) == (SAVED, BEST)
 
 
 def test_many_changes_make_few_reports(tmp_path: Path) -> None:

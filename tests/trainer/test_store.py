@@ -63,6 +63,16 @@ def test_what_is_missing_is_not_found(store: Store, tmp_path: Path) -> None:
             read("nope")
 
 
+def test_what_is_deleted_is_gone_and_its_neighbours_are_not(store: Store) -> None:
+    store.put_bytes("a/one", b"1")
+    store.put_bytes("a/two", b"2")
+    store.delete("a/one")
+    store.delete("a/one")
+    assert [item.key for item in store.list()] == ["a/two"]
+    store.delete("a/two")
+    assert store.list() == []
+
+
 def test_only_the_first_put_if_absent_writes(store: Store) -> None:
     assert store.put_if_absent("manifest.json", b"first")
     assert not store.put_if_absent("manifest.json", b"second")
