@@ -41,3 +41,12 @@ def test_a_base_on_a_volume_is_recorded_by_its_claim_and_never_by_the_pods_path(
     assert f"| {ON_A_VOLUME} at " in card
     assert public_name(files.model) == ON_A_VOLUME
     assert "volumes" not in f"{lock['base']}{lock['startedFrom']}{lock['training']['model']}{card}"
+
+
+def test_what_signs_the_url_of_a_dataset_is_recorded_nowhere(tmp_path: Path) -> None:
+    dataset = {"name": "faq", "uri": "https://data.example/faq.jsonl?signature=secret"}
+    run = a_run(tmp_path, a_model_folder(tmp_path / "model", weights=True), [dataset])
+    files = fetch_model(run, tmp_path / "scratch", weights=False)
+    lock = lock_file(run, files, an_index(files), "adapter", {})
+    assert lock["training"]["datasets"][0]["uri"] == "https://data.example/faq.jsonl"
+    assert "secret" not in str(lock)

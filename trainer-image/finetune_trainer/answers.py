@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from finetune_api.names import FailureClass
 from finetune_api.resource import TrainingSpec
 
+from finetune_trainer.data_files import public_uri
 from finetune_trainer.errors import RunError, quoted
 from finetune_trainer.prepared import Reference
 
@@ -51,7 +52,7 @@ def check_labels(references: Iterable[Reference], training: TrainingSpec) -> Non
 
 def _label_unknown(unknown: list[Reference], training: TrainingSpec, answer: str | None) -> RunError:
     first, more = unknown[0], f" (and {len(unknown) - 1} more rows)" if len(unknown) > 1 else ""
-    uri = next(dataset.uri for dataset in training.datasets if dataset.name == first.dataset)
+    uri = next(public_uri(dataset.uri) for dataset in training.datasets if dataset.name == first.dataset)
     what = "gives no answer to evaluation.answerPattern" if answer is None else f"is {quoted([answer])}"
     message = (
         f"dataset '{first.dataset}', {uri}, line {first.line}: the reference {what}, none of the "

@@ -11,6 +11,7 @@ from finetune_api.metrics import METRICS
 from finetune_api.run import RunSpec
 from finetune_api.status import EvaluationStatus
 
+from finetune_trainer.data_files import public_uri
 from finetune_trainer.fetch import ModelFiles
 from finetune_trainer.prepared import PreparedIndex
 
@@ -32,6 +33,8 @@ def lock_file(spec: RunSpec, files: ModelFiles, index: PreparedIndex, form: str,
     """`run.lock.json`: base and revision, settings in force, templates, data digests and versions."""
     training = spec.training.to_json()
     training["model"]["uri"] = files.uri
+    for dataset in training["datasets"]:
+        dataset["uri"] = public_uri(dataset["uri"])
     return {
         "version": LOCK_VERSION,
         "run": {**spec.identity.to_json(), "attempt": spec.attempt},
