@@ -66,7 +66,7 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
     FailureClass.GATE_FAILED: FailurePolicy(
         Exit.GATE_FAILED,
         Next.FAIL,
-        "Train longer or on more data, or lower evaluation.gate, then create the Finetune again.",
+        "Train longer or on more data, or ask for less in evaluation.gate, then create the Finetune again.",
     ),
     FailureClass.PREEMPTED: FailurePolicy(Exit.TERMINATED, Next.RESTART, "Nothing: the run starts again by itself."),
     FailureClass.NOT_STARTED: FailurePolicy(
