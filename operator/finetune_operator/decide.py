@@ -10,28 +10,22 @@ from datetime import datetime, timedelta
 from finetune_api.failures import POLICIES, Next
 from finetune_api.names import MANAGER, ConditionType, FailureClass, Stage, StageState
 from finetune_api.resource import Finetune
-from finetune_api.run import RunResult
-from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneStatus, Resolved
+from finetune_api.status import Failure, FinetuneStatus, Resolved
 
-from finetune_operator import limits, stages
+from finetune_operator import base_model, limits, results, stages, steps
 from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
 from finetune_operator.conditions import (
     CANCELLED,
-    FALSE,
     PAUSED,
-    TRUE,
     WAITING_FOR_QUEUE,
     condition_of,
     is_true,
-    set_condition,
 )
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import back_to_checkpoint, merge_report
 from finetune_operator.settings import Settings
-from finetune_operator.verdict import Attempt, Step, Verdict, concluded
-
-BASE_MODEL_GRACE = timedelta(seconds=60)
-"""How long `finetuneRef` may name nothing: a GitOps tool applies the two in any order."""
+from finetune_operator.steps import Run
+from finetune_operator.verdict import Attempt, Step, Verdict, concluded, is_over
 
 LEAVING_CHECK = timedelta(seconds=5)
 """How often pods are looked at that were told to leave."""
@@ -56,17 +50,6 @@ class Decision:
     """The Finetune itself is to be deleted: its time after the end is up."""
     check_again: timedelta | None = None
     """When to look again although nothing happened."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The arguments of `decide`, with the status as it grows."""
-
-    finetune: Finetune
-    observed: Observed
-    settings: Settings
-    now: datetime
-    status: FinetuneStatus
 
 
 def decide(finetune: Finetune, observed: Observed, settings: Settings, now: datetime) -> Decision:
@@ -98,12 +81,6 @@ def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: boo
     return concluded(step, finetune.metadata.generation, now)
 
 
-def is_over(status: FinetuneStatus) -> bool:
-    """True when nothing more can happen: succeeded, or failed for good."""
-    held = is_true(status, ConditionType.SUSPENDED)
-    return is_true(status, ConditionType.SUCCEEDED) or (is_true(status, ConditionType.STALLED) and not held)
-
-
 def is_ours(finetune: Finetune) -> bool:
     """False where `spec.managedBy` names another controller."""
     return finetune.spec.managed_by in ("", MANAGER)
@@ -124,9 +101,9 @@ def _story(run: Run) -> Step:
     run = replace(run, status=_with_last_words(run))
     if run.finetune.spec.cancel:
         return _cancelled(run)
-    if (step := _forbidden_code(run) or _base_model(run)) is not None:
+    if (step := base_model.forbidden_code(run) or base_model.awaited(run)) is not None:
         return step
-    run = replace(run, status=_with_model_uri(run))
+    run = replace(run, status=base_model.with_model_uri(run))
     if not is_true(run.status, ConditionType.DATA_VALIDATED):
         step = _stage(run, Stage.PREPARE)
         if not is_true(step.status, ConditionType.DATA_VALIDATED):
@@ -146,53 +123,6 @@ def _with_last_words(run: Run) -> FinetuneStatus:
     return run.status.model_copy(update=reached)
 
 
-def _forbidden_code(run: Run) -> Step | None:
-    """Failing with what this operator's policy forbids; a run that has begun keeps what it was allowed."""
-    asked = run.finetune.spec.model.trust_remote_code
-    if not asked or run.settings.allow_remote_code or run.status.stages:
-        return None
-    message = (
-        "model.trustRemoteCode is true, but this operator runs no code of models (settings.allowRemoteCode is false)"
-    )
-    return _failed(run, a_failure(FailureClass.INVALID_CONFIG, "RemoteCodeForbidden", message))
-
-
-def _base_model(run: Run) -> Step | None:
-    """Waiting for, or failing with, the Finetune this one builds on; None when there is nothing to wait for."""
-    ref = run.finetune.spec.model.finetune_ref
-    if ref is None or (run.status.resolved and run.status.resolved.model_uri):
-        return None
-    base = run.observed.base
-    if base is None:
-        return _missing_base_model(run, ref.name)
-    if base.metadata.uid == run.finetune.metadata.uid:
-        return _failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelFailed", "model.finetuneRef names itself"))
-    if is_true(base.status, ConditionType.SUCCEEDED) and base.status.artifact:
-        return None
-    if is_over(base.status):
-        message = f"model.finetuneRef: Finetune {ref.name} failed, so there is nothing to start from"
-        return _failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelFailed", message))
-    return _waiting(run, "WaitingForBaseModel", f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30))
-
-
-def _missing_base_model(run: Run, name: str) -> Step:
-    created = run.finetune.metadata.creation_timestamp
-    if created and run.now - datetime.fromisoformat(created) < BASE_MODEL_GRACE:
-        return _waiting(run, "WaitingForBaseModel", f"waiting for Finetune {name} to be created", timedelta(seconds=10))
-    message = f"model.finetuneRef: there is no Finetune {name} in namespace {run.finetune.metadata.namespace}"
-    return _failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelNotFound", message))
-
-
-def _with_model_uri(run: Run) -> FinetuneStatus:
-    """The status with the model's URI resolved, once and for every attempt."""
-    resolved = run.status.resolved or Resolved()
-    if resolved.model_uri:
-        return run.status
-    base = run.observed.base
-    uri = run.finetune.spec.model.uri or (base.status.artifact.uri if base and base.status.artifact else None)
-    return run.status.model_copy(update={"resolved": resolved.model_copy(update={"model_uri": uri})})
-
-
 def _stage(run: Run, stage: Stage) -> Step:
     """Where one stage is: to be started, waiting for its retry, running, stopped, done or failed."""
     current = stages.find(run.status, stage)
@@ -200,7 +130,7 @@ def _stage(run: Run, stage: Stage) -> Step:
     if current and current.state is StageState.STOPPED:
         return _stopped(run, attempt)
     if run.status.retry_at and run.now < run.status.retry_at:
-        return _waiting(run, "WaitingToRetry", _retry_message(run), run.status.retry_at - run.now)
+        return steps.waiting(run, "WaitingToRetry", _retry_message(run), run.status.retry_at - run.now)
     job = run.observed.job(stage, attempt.number)
     if job is None:
         return _without_job(run, attempt)
@@ -211,7 +141,7 @@ def _stage(run: Run, stage: Stage) -> Step:
         finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
         run = replace(run, status=finished)
         if findings := findings_of(job, run.observed.report):
-            run = _measured(run, findings)
+            run = results.measured(run, findings)
         return _after_failure(run, attempt, failure)
     step = _running(run, job)
     return _exceeded(replace(run, status=step.status), stage) or step
@@ -231,7 +161,7 @@ def _start(run: Run, attempt: Attempt) -> Step:
     """Create the attempt's Job, unless a pod of an earlier one is still there: never two gangs at once."""
     leftover = _active_pod(run)
     if leftover:
-        return _waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", LEAVING_CHECK)
+        return steps.waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", LEAVING_CHECK)
     if (exceeded := _exceeded(run, attempt.stage)) is not None:
         return exceeded
     status = run.status
@@ -274,7 +204,7 @@ def _leaving(run: Run, reason: str, jobs: tuple[Job, ...]) -> Step | None:
     leftover = jobs[0].name if jobs else _active_pod(run)
     if leftover is None:
         return None
-    step = _waiting(run, reason, f"waiting for {leftover} to be gone", LEAVING_CHECK)
+    step = steps.waiting(run, reason, f"waiting for {leftover} to be gone", LEAVING_CHECK)
     return replace(step, stop=tuple(job for job in jobs if not job.is_leaving))
 
 
@@ -317,7 +247,7 @@ def _exceeded(run: Run, stage: Stage) -> Step | None:
     entry = stages.find(run.status, stage)
     status = stages.stop(run.status, stage, breach.failure.message, run.now, breach.waited_seconds)
     run = replace(run, status=status.model_copy(update={"failure": breach.failure}))
-    return _stopped(run, Attempt(stage, entry.attempt)) if entry else _held(run, breach.failure)
+    return _stopped(run, Attempt(stage, entry.attempt)) if entry else steps.held(run, breach.failure)
 
 
 def _still_held(run: Run, stage: Stage) -> Step | None:
@@ -325,7 +255,7 @@ def _still_held(run: Run, stage: Stage) -> Step | None:
     failure = run.status.failure
     if failure is None or not limits.still_breached(run.finetune.spec, run.status, stage):
         return None
-    return _held(run, failure)
+    return steps.held(run, failure)
 
 
 def _running(run: Run, job: Job) -> Step:
@@ -353,51 +283,14 @@ def _completed(run: Run, job: Job) -> Step:
     merged, _ = merge_report(run.status, run.observed.report, job, interval=timedelta(0), generation=generation)
     status = stages.finish(merged, job, StageState.SUCCEEDED, None)
     run = replace(run, status=status.model_copy(update={"failure": None}))
-    return _prepared(run, result) if job.stage is Stage.PREPARE else _trained(run, result)
-
-
-def _prepared(run: Run, result: RunResult) -> Step:
-    resolved = (run.status.resolved or Resolved()).model_copy(
-        update=result.resolved.model_dump(exclude_none=True) if result.resolved else {}
-    )
-    rows = result.data.rows if result.data else None
-    message = f"{rows.train} train, {rows.dev} dev and {rows.test} test rows are ready" if rows else "the data is ready"
-    status = run.status.model_copy(
-        update={
-            "data": result.data,
-            "effective_hyperparameters": result.effective_hyperparameters,
-            "resolved": resolved,
-            "conditions": _set(run, ConditionType.DATA_VALIDATED, TRUE, "RowsReady", message),
-        }
-    )
-    return Step(status, Verdict.WORKING, "Preparing", message)
-
-
-def _trained(run: Run, result: RunResult) -> Step:
-    status = _measured(run, result).status
-    uri = result.artifact.uri if result.artifact else ""
-    return Step(status, Verdict.SUCCEEDED, "Succeeded", f"the artifact is published at {uri}")
-
-
-def _measured(run: Run, result: RunResult) -> Run:
-    """The run with what its train stage brought about, whether that was published or did not pass the gate."""
-    for kind, value, reason, message in stages.outcomes(result):
-        run = replace(run, status=run.status.model_copy(update={"conditions": _set(run, kind, value, reason, message)}))
-    found: dict[str, object] = {
-        "plan": result.plan or run.status.plan,
-        "evaluation": result.evaluation,
-        "artifact": result.artifact,
-        "progress": stages.final_progress(run.status, result),
-        "metrics": result.metrics or run.status.metrics,
-    }
-    return replace(run, status=run.status.model_copy(update=found))
+    return results.prepared(run, result) if job.stage is Stage.PREPARE else results.trained(run, result)
 
 
 def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:
     """The table: fail for good, hold, try again after a wait, or start again at once, smaller where memory ended."""
     following = POLICIES[failure.failure_class].next
     if following is Next.FAIL:
-        return _failed(run, failure)
+        return steps.failed(run, failure)
     if following is Next.SMALLER:
         return _smaller(run, attempt, failure)
     if following is Next.RESTART and (run.status.restarts + 1) % RESTARTS_THAT_COUNT:
@@ -412,7 +305,7 @@ def _smaller(run: Run, attempt: Attempt, failure: Failure) -> Step:
     """The next rung of the memory ladder. It has none for prepare, whose memory does not depend on micro-batches."""
     rung = run.status.memory_rung
     if attempt.stage is Stage.PREPARE or rung >= POLICIES[failure.failure_class].last_rung:
-        return _failed(run, failure)
+        return steps.failed(run, failure)
     status = run.status.model_copy(update={"memory_rung": rung + 1, "failure": failure})
     return _start(replace(run, status=status), Attempt(attempt.stage, attempt.number + 1))
 
@@ -429,7 +322,7 @@ def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> 
         "retry_at": (run.now + wait).replace(microsecond=0),
     }
     run = replace(run, status=status.model_copy(update=changes))
-    return _waiting(run, "WaitingToRetry", _retry_message(run), wait)
+    return steps.waiting(run, "WaitingToRetry", _retry_message(run), wait)
 
 
 def _retry_message(run: Run) -> str:
@@ -438,30 +331,7 @@ def _retry_message(run: Run) -> str:
     return f"retry {run.status.retries} of {limit} starts at {run.status.retry_at:%H:%M:%S} UTC; {why}"
 
 
-def _waiting(run: Run, reason: str, message: str, check_again: timedelta) -> Step:
-    return Step(run.status, Verdict.WORKING, reason, message, check_again=max(check_again, timedelta(seconds=1)))
-
-
 def _out_of_retries(run: Run, failure: Failure) -> Step:
     limit = run.finetune.spec.retry_limit
     message = f"spec.retryLimit {limit} is reached; raise it to go on; {failure.reason}: {failure.message}"
-    return replace(_held(run, failure), reason="RetriesExhausted", message=message)
-
-
-def _held(run: Run, failure: Failure) -> Step:
-    """Stopped until a person raises the limit that the failure names."""
-    status = run.status.model_copy(update={"failure": failure})
-    return Step(status, Verdict.HELD, failure.reason, failure.message)
-
-
-def _failed(run: Run, failure: Failure) -> Step:
-    status = run.status.model_copy(update={"failure": failure})
-    if failure.failure_class is FailureClass.INVALID_DATA:
-        changed = _set(run, ConditionType.DATA_VALIDATED, FALSE, failure.reason, failure.message)
-        status = status.model_copy(update={"conditions": changed})
-    return Step(status, Verdict.FAILED, failure.reason, failure.message)
-
-
-def _set(run: Run, kind: ConditionType, value: ConditionStatus, reason: str, message: str) -> list[Condition]:
-    generation = run.finetune.metadata.generation
-    return set_condition(run.status.conditions, kind, value, reason, message, generation=generation, now=run.now)
+    return replace(steps.held(run, failure), reason="RetriesExhausted", message=message)

@@ -11,11 +11,12 @@ from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
 from finetune_operator.conditions import PAUSED, condition_of
-from finetune_operator.decide import decide, is_ours, is_over, refused
+from finetune_operator.decide import decide, is_ours, refused
 from finetune_operator.manifests import attempt_manifests
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
+from finetune_operator.verdict import is_over
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from enum import Enum
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage
 from finetune_api.status import FinetuneStatus
 
-from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, phase_of, set_condition
+from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
 from finetune_operator.observed import Job
 
 
@@ -64,6 +64,12 @@ VERDICT_TYPES = (
     ConditionType.SUCCEEDED,
     ConditionType.SUSPENDED,
 )
+
+
+def is_over(status: FinetuneStatus) -> bool:
+    """True when nothing more can happen: succeeded, or failed for good."""
+    held = is_true(status, ConditionType.SUSPENDED)
+    return is_true(status, ConditionType.SUCCEEDED) or (is_true(status, ConditionType.STALLED) and not held)
 
 
 def concluded(step: Step, generation: int, now: datetime) -> FinetuneStatus:

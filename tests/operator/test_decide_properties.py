@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from finetune_api.names import FailureClass, Phase, Stage
 from finetune_api.status import FinetuneStatus
-from finetune_operator.decide import decide, is_over
+from finetune_operator.decide import decide
 from finetune_operator.observed import Job, JobState, Observed
+from finetune_operator.verdict import is_over
 from hypothesis import given
 from hypothesis import strategies as st
 

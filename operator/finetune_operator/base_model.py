@@ -1,0 +1,68 @@
+"""What a run starts from: another Finetune to wait for, and code that comes with a model. Pure."""
+
+from datetime import datetime, timedelta
+
+from finetune_api.names import ConditionType, FailureClass
+from finetune_api.status import FinetuneStatus, Resolved
+
+from finetune_operator import steps
+from finetune_operator.attempts import a_failure
+from finetune_operator.conditions import is_true
+from finetune_operator.steps import Run
+from finetune_operator.verdict import Step, is_over
+
+BASE_MODEL_GRACE = timedelta(seconds=60)
+"""How long `finetuneRef` may name nothing: a GitOps tool applies the two in any order."""
+
+
+def forbidden_code(run: Run) -> Step | None:
+    """Failing with what this operator's policy forbids; a run that has begun keeps what it was allowed."""
+    asked = run.finetune.spec.model.trust_remote_code
+    if not asked or run.settings.allow_remote_code or run.status.stages:
+        return None
+    message = (
+        "model.trustRemoteCode is true, but this operator runs no code of models (settings.allowRemoteCode is false)"
+    )
+    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, "RemoteCodeForbidden", message))
+
+
+def awaited(run: Run) -> Step | None:
+    """Waiting for, or failing with, the Finetune this one builds on; None when there is nothing to wait for."""
+    ref = run.finetune.spec.model.finetune_ref
+    if ref is None or (run.status.resolved and run.status.resolved.model_uri):
+        return None
+    base = run.observed.base
+    if base is None:
+        return _missing(run, ref.name)
+    if base.metadata.uid == run.finetune.metadata.uid:
+        return steps.failed(
+            run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelFailed", "model.finetuneRef names itself")
+        )
+    if is_true(base.status, ConditionType.SUCCEEDED) and base.status.artifact:
+        return None
+    if is_over(base.status):
+        message = f"model.finetuneRef: Finetune {ref.name} failed, so there is nothing to start from"
+        return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelFailed", message))
+    return steps.waiting(
+        run, "WaitingForBaseModel", f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30)
+    )
+
+
+def _missing(run: Run, name: str) -> Step:
+    created = run.finetune.metadata.creation_timestamp
+    if created and run.now - datetime.fromisoformat(created) < BASE_MODEL_GRACE:
+        return steps.waiting(
+            run, "WaitingForBaseModel", f"waiting for Finetune {name} to be created", timedelta(seconds=10)
+        )
+    message = f"model.finetuneRef: there is no Finetune {name} in namespace {run.finetune.metadata.namespace}"
+    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelNotFound", message))
+
+
+def with_model_uri(run: Run) -> FinetuneStatus:
+    """The status with the model's URI resolved, once and for every attempt."""
+    resolved = run.status.resolved or Resolved()
+    if resolved.model_uri:
+        return run.status
+    base = run.observed.base
+    uri = run.finetune.spec.model.uri or (base.status.artifact.uri if base and base.status.artifact else None)
+    return run.status.model_copy(update={"resolved": resolved.model_copy(update={"model_uri": uri})})
