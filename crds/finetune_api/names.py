@@ -70,6 +70,9 @@ ENV_WRITER_ID = "FINETUNE_WRITER_ID"
 ENV_LOG_FORMAT = "FINETUNE_LOG_FORMAT"
 """`json` for one JSON object a line, else readable text."""
 
+ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
+"""Which pod of a gang this is, from 0. Kubernetes sets it in every pod of an Indexed Job."""
+
 S3_ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 S3_SECRET_KEY = "AWS_SECRET_ACCESS_KEY"
 S3_SESSION_TOKEN = "AWS_SESSION_TOKEN"

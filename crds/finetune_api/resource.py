@@ -651,8 +651,8 @@ class Toleration(Model):
 class Trainer(Model):
     """The train pod. `prepare` runs on CPU and takes the operator's own sizes."""
 
-    gpus_per_node: int = Field(default=1, ge=0, le=1)
-    """GPUs of the pod: 1, or 0 to train on CPU."""
+    gpus_per_node: int = Field(default=1, ge=0, le=16)
+    """GPUs of the pod, each with a process of its own that takes its share of every step; 0 trains on CPU."""
     gpu_resource: str = Field(
         default="nvidia.com/gpu",
         max_length=253,
@@ -761,6 +761,12 @@ MUTABLE_FIELDS = frozenset(
 """Fields of `spec` that may change after creation; the CRD generator forbids it for every other."""
 
 CREATION_RULES = (
+    cel(
+        "self.trainer.gpusPerNode <= 1 || self.method.type == 'lora' || "
+        "self.hyperparameters.optimizer in ['adamw', 'adam', 'sgd']",
+        "hyperparameters.optimizer must be adamw, adam or sgd with method.type full and trainer.gpusPerNode above 1: "
+        "no process holds a whole tensor then",
+    ),
     cel(
         f"self.hyperparameters.evalSteps == 0 || {NEEDS_DEV_ROWS}",
         "hyperparameters.evalSteps above 0 needs dev rows: set split.devPercentage or give a dataset role dev",

@@ -5,7 +5,7 @@ One JSON sample of each lies in `tests/data/`; an operator test writes it, a tra
 
 from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetune_api.base import Model, StrictModel
 from finetune_api.names import (
@@ -97,13 +97,34 @@ class RunSpec(StrictModel):
     result_file: str | None = None
     """Where the RunResult goes; None = standard output."""
     gpus: int = Field(default=0, ge=0)
-    """GPUs the run was given; 0 = CPU."""
+    """GPUs of each pod; 0 = CPU."""
+    processes: int = Field(default=1, ge=1)
+    """Training processes of each pod, one device each. `prepare` reckons with them, `train` starts them."""
+    nodes: int = Field(default=1, ge=1)
+    """Pods that train together; which of them a pod is says its environment (`ENV_NODE_RANK`)."""
+    rendezvous: str | None = Field(default=None, pattern=r"^[^:]+:\d+$")
+    """`HOST:PORT` on the first pod, where several pods meet; None = this pod is alone."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; None = as many as there are."""
+    """CPU threads of each pod; None = as many as there are."""
     memory_bytes: int | None = Field(default=None, ge=1)
     """Memory limit of the pod; None = what the machine has left."""
     memory_rung: int = Field(default=0, ge=0)
     """Rung of the memory ladder: how often an attempt of this run had no memory left."""
+    grace_seconds: int = Field(default=30, ge=1)
+    """Seconds between SIGTERM and SIGKILL."""
+
+    @property
+    def devices(self) -> int:
+        """Devices that share the rows of a step."""
+        return self.nodes * self.processes
+
+    @model_validator(mode="after")
+    def _one_device_each(self) -> Self:
+        if self.gpus and self.processes > self.gpus:
+            raise ValueError(f"processes is {self.processes}, but there are {self.gpus} gpus")
+        if (self.nodes > 1) != (self.rendezvous is not None):
+            raise ValueError("nodes above 1 and rendezvous need each other")
+        return self
 
 
 class RunResult(Model):

@@ -221,6 +221,8 @@ class EffectiveHyperparameters(Model):
     logging_steps: int | None = None
     gradient_checkpointing: Annotated[str, Field(max_length=64)] | None = None
     seed: int | None = None
+    devices: int | None = None
+    """Devices that share the rows of a step: the effective batch is batch size x accumulation x devices."""
 
 
 class PlanStatus(Model):

@@ -65,9 +65,11 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings)
         scratch_directory=names.SCRATCH_DIRECTORY,
         result_file=names.TERMINATION_LOG,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
+        processes=max(1, spec.trainer.gpus_per_node),
         threads=_threads(spec.trainer.cpu if stage is Stage.TRAIN else settings.prepare.cpu),
         memory_bytes=_bytes(spec.trainer.memory if stage is Stage.TRAIN else settings.prepare.memory),
         memory_rung=finetune.status.memory_rung if stage is Stage.TRAIN else 0,
+        grace_seconds=spec.trainer.termination_grace_period_seconds,
     )
 
 

@@ -52,6 +52,8 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "split 0.5/0": split(0.5, 0),
     "split 33.3/66.7": split(33.3, 66.7),
     "numbers that aiX refuses": numbers(epochs=5, trainBatchSize=65, maxSeqLength=4097),
+    "16 GPUs": {"trainer": {"gpusPerNode": 16}},
+    "an adapter's optimizer on two GPUs": {"trainer": {"gpusPerNode": 2}} | numbers(optimizer="adafactor"),
     "a fraction of an epoch": numbers(epochs=0.5),
     "the largest epochs": numbers(epochs=1000),
     "a warmup of zero steps": numbers(warmupSteps=0),
@@ -229,7 +231,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a queue that is no label": ({"queue": {"name": "no queue"}}, ["spec.queue.name"]),
     "a manager without a domain": ({"managedBy": "me"}, ["spec.managedBy"]),
-    "two GPUs": ({"trainer": {"gpusPerNode": 2}}, ["spec.trainer.gpusPerNode", "1"]),
+    "17 GPUs": ({"trainer": {"gpusPerNode": 17}}, ["spec.trainer.gpusPerNode", "16"]),
+    "an optimizer that cannot work on shards": (
+        {"trainer": {"gpusPerNode": 2}, "method": {"type": "full"}} | numbers(optimizer="adafactor"),
+        ["hyperparameters.optimizer", "trainer.gpusPerNode above 1"],
+    ),
     "memory in words": ({"trainer": {"memory": "much"}}, ["spec.trainer.memory"]),
     "a misspelt field": ({"metod": {"type": "lora"}}, ["unknown field", "spec.metod"]),
     # Places that nobody may point at.

@@ -99,12 +99,12 @@ class StoppedAfter(StopSignal):
         super().__init__()
         self.left = step
 
-    def check(self) -> None:
+    def check(self, agree: Callable[[bool], bool] = bool) -> None:
         if self._is_held:
             if self.left == 0:
                 self(15, None)
             self.left -= 1
-        super().check()
+        super().check(agree)
 
 
 def told(outcome: Outcome) -> list[tuple[Any, ...]]:

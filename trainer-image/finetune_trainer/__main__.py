@@ -13,21 +13,27 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from finetune_api import resource
 from finetune_api.failures import POLICIES
-from finetune_api.names import ENV_LOG_FORMAT, ENV_WRITER_ID, Exit, FailureClass, Stage
+from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Exit, FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Failure
 from pydantic import ValidationError
 
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
-from finetune_trainer.errors import RunError, Termination, one_line
+from finetune_trainer.errors import PEER_LOST, RunError, Termination, one_line
+from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import open_store
 from finetune_trainer.termination import StopSignal
 from finetune_trainer.tracking import Tracking
+
+if TYPE_CHECKING:
+    from finetune_trainer.parallel import Team
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -47,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _reload(Path(parsed.check))
         if parsed.command in COMMANDS:
             return _tried(parsed, log)
+        if parsed.command == "rank":
+            return run_rank(Path(parsed.folder), log)
         return run_stage(Stage(parsed.command), read_run(Path(parsed.run)), log)
     except RunError as error:
         log.warn(f"{error} {error.remedy}")
@@ -73,24 +81,55 @@ def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
     """Run a stage, and tell its result to whoever asked: the result file, and the operator."""
     with Reporter(spec, stage, log) as report:
         result, code = _outcome(stage, lambda: _work(stage, spec, report), report)
+        if result.failure:
+            log.warn(f"{result.failure.reason}: {result.failure.message} {result.failure.remedy}")
         _write_result(spec, result, log)
         report.finish(result, **({"tries": 1} if code == Exit.TERMINATED else {}))
     return code
 
 
+def run_rank(folder: Path, log: Log) -> int:
+    """Be one of several training processes: torchrun's agent says which, and reads the report below `folder`."""
+    rank, spec = int(os.environ["RANK"]), read_run(folder / RUN_FILE)
+    own = spec if rank == 0 else _untold(spec)
+    with Reporter(own, Stage.TRAIN, log if rank == 0 else log.muted()) as report:
+        result, code = _outcome(Stage.TRAIN, lambda: _train_in_team(rank, own, report), report)
+        write_report(folder, rank, result)
+    return code
+
+
 def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
     """Import late: prepare needs little of what train needs, and a bad run file needs nothing."""
-    store = open_store(spec.output_uri, spec.storage)
     if stage is Stage.PREPARE:
         from finetune_trainer.prepare import prepare
 
-        return prepare(spec, store, report.say)
+        return prepare(spec, open_store(spec.output_uri, spec.storage), report.say)
+    if spec.devices > 1:
+        return launch(spec, int(os.environ.get(ENV_NODE_RANK, 0)))
+    return _train(spec, report)
+
+
+def _untold(spec: RunSpec) -> RunSpec:
+    """The order of a rank whose progress another one tells."""
+    training = spec.training.model_copy(update={"tracking": resource.Tracking()})
+    return spec.model_copy(update={"report": None, "training": training})
+
+
+def _train_in_team(rank: int, spec: RunSpec, report: Reporter) -> RunResult:
+    from finetune_trainer.parallel import joined
+
+    with joined(rank, spec.devices, spec.processes, rank % spec.processes if spec.gpus else None) as team:
+        return _train(spec, report, team)
+
+
+def _train(spec: RunSpec, report: Reporter, *team: "Team") -> RunResult:
     from finetune_trainer.train import train
 
+    store = open_store(spec.output_uri, spec.storage)
     writer = os.environ.get(ENV_WRITER_ID) or uuid.uuid4().hex
     with Tracking(spec, store, writer, report.log.warn) as tracking:
         report.follow(tracking.row)
-        result = train(spec, store, writer, report, _stop_signal())
+        result = train(spec, store, writer, report, _stop_signal(), *team)
         tracking.result(result)
     return result
 
@@ -103,16 +142,17 @@ def _outcome(stage: Stage, work: Callable[[], RunResult], report: Reporter) -> t
         finally:
             _ignore_termination()
     except Termination:
-        result = _failed(stage, _failure(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)"))
+        result = _failed(stage, Termination.failure())
     except RunError as error:
         result = _failed(stage, error.failure())
     except Exception as error:  # noqa: BLE001 (whatever else it is must be told to the operator)
         result = _failed(stage, unexpected_failure(error))
-        report.log.unexpected(error)
+        if not _is_lost_peer(error):
+            report.log.unexpected(error)
     if result.failure is None:
         return result, Exit.OK
-    report.log.warn(f"{result.failure.reason}: {result.failure.message} {result.failure.remedy}")
-    return result.model_copy(update=report.reached), _exit_code(result.failure)
+    reached = {name: found for name, found in report.reached.items() if found is not None}
+    return result.model_copy(update=reached), _exit_code(result.failure)
 
 
 def _failed(stage: Stage, failure: Failure) -> RunResult:
@@ -127,6 +167,8 @@ def unexpected_failure(error: Exception) -> Failure:
         return _failure(FailureClass.HOST_OUT_OF_MEMORY, "HostOutOfMemory", "the pod has no memory left")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failure(FailureClass.DISK_FULL, "DiskFull", f"no space left on the pod's disk: {error.filename or ''}")
+    if _is_lost_peer(error):
+        return _failure(FailureClass.INFRASTRUCTURE, PEER_LOST, f"the training processes lost one another: {error}")
     return _failure(FailureClass.INFRASTRUCTURE, "UnexpectedError", f"{type(error).__name__}: {error}")
 
 
@@ -165,6 +207,14 @@ def _is_gpu_out_of_memory(error: Exception) -> bool:
     return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
 
 
+def _is_lost_peer(error: Exception) -> bool:
+    """NCCL has exceptions of its own; gloo's are known by the source file that they name."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+
+
 def _failure(failure_class: FailureClass, reason: str, message: str) -> Failure:
     return RunError(failure_class, reason, one_line(message)).failure()
 
@@ -197,6 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     for stage in Stage:
         command = commands.add_parser(stage.value, help=f"run the {stage.value} stage")
         command.add_argument("--run", required=True, metavar="FILE", help="the order, run.json")
+    rank = commands.add_parser("rank", help="be one of several training processes; torchrun's agent calls it")
+    rank.add_argument("--folder", required=True, metavar="FOLDER", help="the order, and where reports go")
     reload = commands.add_parser("reload", help="compare a written artifact with what was trained")
     reload.add_argument("--check", required=True, metavar="FILE", help="what to load and to find")
     add_commands(commands)

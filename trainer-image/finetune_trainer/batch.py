@@ -58,6 +58,10 @@ class Batch:
         """Rows in it."""
         return len(self.layout.lengths) if self.layout else len(self.input_ids)
 
+    def without_weight(self) -> "Batch":
+        """The same tokens with nothing to learn: what a process computes that only keeps step with the others."""
+        return replace(self, positions=self.positions[:0], targets=self.targets[:0], tokens=0, supervised=0)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`, copied without waiting for it."""
         if device.type == "cpu":

@@ -91,6 +91,8 @@ class Checkpoints:
     tell: Callable[[CheckpointStatus], None]
     """Told of each checkpoint that is whole; called from the thread that writes."""
     log: Log
+    writes: bool = True
+    """False on a rank that only goes along: it reads, and counts what the first one saves."""
     _newest_step: int = 0
     _pending: Future[None] | None = None
     _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
@@ -121,6 +123,8 @@ class Checkpoints:
         """Start to write a checkpoint, once the one before is written. Raises what went wrong with that one."""
         self.finish()
         self._newest_step = snapshot.step
+        if not self.writes:
+            return
         self._pending = self._writer.submit(self._write, snapshot, best_step)
 
     def finish(self) -> None:

@@ -39,15 +39,16 @@ class Compute:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def compute_for(gpus: int, threads: int | None) -> Compute:
-    """The run's GPU, or the CPU with `threads` threads. Raises RunError where a GPU was given and none is seen."""
+def compute_for(gpus: int, threads: int | None, gpu: int = 0) -> Compute:
+    """The pod's GPU number `gpu`, or the CPU with `threads` threads. Raises RunError where a GPU is not seen."""
     if threads is not None:
         torch.set_num_threads(threads)
     if gpus == 0:
         return Compute(torch.device("cpu"), torch.float32)
-    if not torch.cuda.is_available():
-        message = f"the run was given {gpus} GPU, but CUDA sees none in this pod"
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen <= gpu:
+        message = f"the run was given {gpus} GPU, but CUDA sees {seen or 'none'} in this pod"
         remedy = "Check the node's driver and device plugin, or set trainer.gpusPerNode to 0 to train on CPU."
         raise RunError(FailureClass.INFRASTRUCTURE, "GpuNotFound", message, remedy)
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Compute(torch.device("cuda", 0), torch.bfloat16 if has_bf16 else torch.float32)
+    return Compute(torch.device("cuda", gpu), torch.bfloat16 if has_bf16 else torch.float32)

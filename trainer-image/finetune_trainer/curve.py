@@ -11,49 +11,59 @@ import torch
 from finetune_api.status import HistoryRow, Metrics, Progress
 from torch import Tensor
 
+from finetune_trainer.parallel import Team
+
 
 @dataclass
 class Interval:
     """What was trained since the last row of the curve; sums stay on the device."""
 
     loss: Tensor | None = None
+    """Of this rank."""
     supervised: int = 0
+    """Tokens, of all ranks."""
     norm: Tensor | None = None
     """Gradient norm of the newest step, before clipping."""
     rate: float = 0.0
     """Learning rate of the newest step."""
 
-    def add(self, loss: Tensor, supervised: int) -> None:
-        """One micro-batch: its summed loss over so many tokens."""
+    def add(self, loss: Tensor) -> None:
+        """The summed loss of one of this rank's micro-batches."""
         self.loss = loss if self.loss is None else self.loss + loss
-        self.supervised += supervised
 
-    def stepped(self, norm: Tensor, rate: float) -> None:
-        """One optimizer step is done."""
+    def stepped(self, supervised: int, norm: Tensor, rate: float) -> None:
+        """One optimizer step is done, over so many tokens."""
+        self.supervised += supervised
         self.norm, self.rate = norm, rate
 
-    def mean(self) -> float:
-        """Loss per token. Here the host waits for the device."""
-        return float(self.loss) / self.supervised if self.loss is not None else math.nan
+    def mean(self, team: Team) -> float:
+        """Loss per token over all ranks. Here the host waits for the device."""
+        total = self._total(team)
+        return math.nan if total is None else total / self.supervised
 
     @property
     def gradient_norm(self) -> float:
         """Of the newest step. Here the host waits for the device."""
         return float(self.norm) if self.norm is not None else math.nan
 
-    def state(self) -> dict[str, Any]:
-        """As JSON; a float holds every fp32 value exactly."""
-        numbers = {name: None if of is None else float(of) for name, of in (("loss", self.loss), ("norm", self.norm))}
-        return numbers | {"supervised": self.supervised, "rate": self.rate}
+    def state(self, team: Team) -> dict[str, Any]:
+        """As JSON, of all ranks; a float holds every fp32 value exactly."""
+        norm = None if self.norm is None else float(self.norm)
+        return {"loss": self._total(team), "norm": norm, "supervised": self.supervised, "rate": self.rate}
 
     @classmethod
-    def of(cls, state: dict[str, Any], device: torch.device) -> "Interval":
-        """What `state` gave."""
+    def of(cls, state: dict[str, Any], device: torch.device, team: Team) -> "Interval":
+        """What `state` gave: its loss goes to the first rank, so that it counts once."""
         loss, norm = (
             None if state[name] is None else torch.tensor(state[name], dtype=torch.float32, device=device)
             for name in ("loss", "norm")
         )
+        if loss is not None and not team.is_first:
+            loss.zero_()
         return cls(loss, state["supervised"], norm, state["rate"])
+
+    def _total(self, team: Team) -> float | None:
+        return None if self.loss is None else float(team.sum(self.loss.clone()))
 
 
 @dataclass

@@ -90,6 +90,7 @@ def effective_hyperparameters(
         logging_steps=given.logging_steps,
         gradient_checkpointing=given.gradient_checkpointing,
         seed=given.seed,
+        devices=devices,
     )
 
 

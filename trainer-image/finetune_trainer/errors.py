@@ -15,6 +15,9 @@ MESSAGE_LENGTH = 2048
 REMEDY_LENGTH = 1024
 """Longest remedy that the status takes."""
 
+PEER_LOST = "PeerLost"
+"""Reason of a rank that failed because another one was gone."""
+
 
 class RunError(Exception):
     """A run cannot go on: what is wrong and where (`message`, one line), and what to do (`remedy`)."""
@@ -61,6 +64,11 @@ class Termination(BaseException):
     """SIGTERM came: leave soon. No `Exception`, so that no handler of errors swallows it."""
 
     exit_code = Exit.TERMINATED
+
+    @staticmethod
+    def failure() -> Failure:
+        """As the status shows it."""
+        return RunError(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)").failure()
 
 
 def one_line(text: str) -> str:

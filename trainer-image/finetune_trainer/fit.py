@@ -1,18 +1,21 @@
 """The training loop: one step after another, told as it goes. Nothing in a step waits for the device."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+from finetune_api.names import FailureClass
 from finetune_api.resource import Optimizer
 
-from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.batch import Batch
+from finetune_trainer.checkpoint import Checkpoints, Snapshot
 from finetune_trainer.curve import Clock, Curve
 from finetune_trainer.errors import RunError, Termination
 from finetune_trainer.loop import Loop, Settings
 from finetune_trainer.loss import LossModel
 from finetune_trainer.optimizer import make_optimizer, trained_by_name
-from finetune_trainer.pack import micro_batches, step_rows
+from finetune_trainer.pack import share_of_batches, step_rows
+from finetune_trainer.parallel import ALONE, Team
 from finetune_trainer.prepared import TokenRows
 from finetune_trainer.report import Reporter
 from finetune_trainer.schedule import make_schedule
@@ -30,27 +33,30 @@ def fit(
     report: Reporter,
     checkpoints: Checkpoints | None = None,
     stop: StopSignal | None = None,
+    team: Team = ALONE,
 ) -> Curve:
     """Train `model` in place, from the newest of `checkpoints` on; `validate()` is the loss on the dev rows.
+
+    Every rank of `team` goes through the same steps, each with its share of the rows, and sees the same numbers.
 
     Afterwards the weights are the last ones; with early stopping, which needs checkpoints, the best ones.
     Raises RunError (Diverged) when a loss, a gradient norm or a weight is no number; and Termination, with a checkpoint
     of the newest whole step, once `stop` was told to.
     """
     stop = stop or StopSignal()
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed + team.rank)
     model.train()
     if settings.optimizer is Optimizer.PAGED_ADAMW8BIT and device.type == "cpu":
         report.log.warn("hyperparameters.optimizer: paging needs a GPU, so pagedAdamw8bit works as adamw8bit here")
-    loop = Loop(make_trainee(model, settings, device), settings)
-    if checkpoints and (snapshot := checkpoints.newest()):
+    loop = Loop(make_trainee(model, settings, device), settings, team)
+    if checkpoints and (snapshot := _newest(checkpoints, team)):
         loop.go_on_from(snapshot, report)
     clock = Clock(first=loop.step)
     steps_per_epoch = -(-len(train) // settings.effective_batch)
 
     def measure() -> float:
-        # May take longer than a pod has to leave, so SIGTERM ends it at once.
-        with clock.stopped(), stop.released():
+        # May take longer than a pod has to leave, so SIGTERM ends it at once; but ranks have to agree on when.
+        with clock.stopped(), stop.released() if team.size == 1 else nullcontext():
             return validate()
 
     with _saved_when_told_to_leave(loop, checkpoints, report), stop.held():
@@ -62,21 +68,27 @@ def fit(
                 _save(loop, checkpoints)
             if loop.is_over:
                 break
-            stop.check()
+            stop.check(team.any)
             rows = step_rows(len(train), settings.effective_batch, settings.seed, loop.step)
-            batches = micro_batches(train, rows, settings.rows_per_batch, packed, settings.tokens_per_batch)
-            supervised = sum(batch.supervised for batch in batches)
-            for batch in batches:
+            supervised = train.supervised_in(rows)
+            for batch in _share(train, rows, settings, packed, team):
                 loss = model(batch.to(device))
                 (loss / supervised).backward()
-                loop.interval.add(loss.detach(), batch.supervised)
-                clock.tokens += batch.tokens
-            loop.interval.stepped(*loop.trainee.step(settings.max_grad_norm))
+                loop.interval.add(loss.detach())
+            team.sum_gradients(loop.trainee.parameters.values())
+            loop.interval.stepped(supervised, *loop.trainee.step(settings.max_grad_norm))
+            clock.tokens += int(train.lengths[rows].sum())
             loop.step += 1
     if checkpoints:
-        checkpoints.finish()
+        team.from_first(checkpoints.finish)
         _take_best(loop, checkpoints, report)
     return loop.curve
+
+
+def _share(train: TokenRows, rows: list[int], settings: Settings, packed: bool, team: Team) -> list[Batch]:
+    """This rank's micro-batches of a step."""
+    limits = settings.rows_per_batch, packed, settings.tokens_per_batch
+    return share_of_batches(train, rows, *limits, rank=team.rank, size=team.size)
 
 
 def make_trainee(model: LossModel, settings: Settings, device: torch.device) -> Trainee:
@@ -86,6 +98,16 @@ def make_trainee(model: LossModel, settings: Settings, device: torch.device) -> 
     optimizer = make_optimizer(settings.optimizer, parameters.values(), rate, decay)
     schedule = make_schedule(settings.scheduler, optimizer, settings.total_steps, settings.warmup_steps)
     return Trainee(model, parameters, optimizer, schedule, device)
+
+
+def _newest(checkpoints: Checkpoints, team: Team) -> Snapshot | None:
+    """Where to go on from. Raises RunError (Infrastructure) where a twin wrote while the ranks looked."""
+    snapshot = checkpoints.newest()
+    steps = team.from_all(snapshot and snapshot.step)
+    if len(set(steps)) > 1:
+        message = f"the ranks found different newest checkpoints, of steps {steps}"
+        raise RunError(FailureClass.INFRASTRUCTURE, "CheckpointsChanging", message)
+    return snapshot
 
 
 def _save(loop: Loop, checkpoints: Checkpoints) -> None:

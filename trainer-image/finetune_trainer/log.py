@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Self, TextIO
 
 from finetune_trainer.errors import one_line
 
@@ -23,15 +23,17 @@ ERASED = "\r\x1b[2K"
 class Log:
     """Writes lines that hold no control characters, whatever a model or a data row put into them."""
 
-    def __init__(self, as_json: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, as_json: bool = False, stream: TextIO | None = None, only_errors: bool = False) -> None:
         self._as_json = as_json
         self._stream = stream or sys.stderr
+        self._only_errors = only_errors
         self._bar_drawn = 0.0
 
     def bar(self, done: int, total: int, words: str = "") -> None:
         """How far it is, on one line that is drawn over; on a terminal only, and seldom enough to cost nothing."""
         now = time.monotonic()
-        if self._as_json or not self._stream.isatty() or (done < total and now - self._bar_drawn < BAR_SECONDS):
+        quiet = self._as_json or self._only_errors or not self._stream.isatty()
+        if quiet or (done < total and now - self._bar_drawn < BAR_SECONDS):
             return
         full = BAR_WIDTH * done // max(total, 1)
         print(
@@ -41,6 +43,10 @@ class Log:
             flush=True,
         )
         self._bar_drawn = now
+
+    def muted(self) -> Self:
+        """The same log, where only mistakes of ours are written: for those who repeat what another process says."""
+        return type(self)(self._as_json, self._stream, only_errors=True)
 
     def say(self, message: str, **numbers: Number) -> None:
         """One line about what is going on, with numbers by name."""
@@ -61,6 +67,8 @@ class Log:
             self._write("error", line, {})
 
     def _write(self, level: str, message: str, numbers: dict[str, Number]) -> None:
+        if self._only_errors and level != "error":
+            return
         now = datetime.now(UTC).isoformat(timespec="seconds")
         message = message.rstrip() if level in ("error", "table") else one_line(message)
         known = {name: number for name, number in numbers.items() if number is not None}

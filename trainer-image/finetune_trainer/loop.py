@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from finetune_api.resource import Optimizer, Scheduler
 from finetune_api.status import EffectiveHyperparameters, HistoryRow, Metrics, Progress
 
 from finetune_trainer.checkpoint import Snapshot
 from finetune_trainer.curve import Curve, Interval
 from finetune_trainer.errors import not_finite
+from finetune_trainer.parallel import Team
 from finetune_trainer.patience import Patience
 from finetune_trainer.report import Reporter
 from finetune_trainer.trainee import Trainee, TraineeState
@@ -39,11 +41,13 @@ class Settings:
     seed: int
     tokens_per_batch: int | None = None
     """Most tokens of a micro-batch, where the plan has a limit."""
+    devices: int = 1
+    """Devices that the batch size counts for; a team of another size has the same effective batch."""
 
     @property
     def effective_batch(self) -> int:
         """Rows per optimizer step."""
-        return self.rows_per_batch * self.accumulation
+        return self.rows_per_batch * self.accumulation * self.devices
 
     @classmethod
     def of(cls, effective: EffectiveHyperparameters) -> "Settings":
@@ -66,6 +70,7 @@ class Settings:
             min_delta=stopping.get("min_delta", 0.0),
             logging_steps=found["logging_steps"],
             seed=found["seed"],
+            devices=found.get("devices", 1),
         )
 
 
@@ -75,6 +80,7 @@ class Loop:
 
     trainee: Trainee
     settings: Settings
+    team: Team
     step: int = 0
     """Optimizer steps done."""
     told: int = 0
@@ -117,17 +123,20 @@ class Loop:
         _tell(report, self.curve, row, self.patience)
 
     def snapshot(self) -> Snapshot:
-        """For a checkpoint. Raises RunError (Diverged) where a number is none: nobody shall go on from there."""
+        """For a checkpoint; all ranks take it together, and the first has the tensors.
+
+        Raises RunError (Diverged) where a number is none: nobody shall go on from there.
+        """
         if self.interval.loss is not None:
-            self._finite(self.interval.mean(), "loss")
+            self._finite(self.interval.mean(self.team), "loss")
             self._finite(self.interval.gradient_norm, "gradient norm")
-        if not self.trainee.is_finite():
+        if self.team.any(not self.trainee.is_finite()):
             raise not_finite(f"a trained weight is no number at step {self.step}")
-        trainee = self.trainee.state()
+        trainee = self.trainee.state(kept=self.team.is_first)
         state = {
             "told": self.told,
             "trainee": trainee.numbers,
-            "interval": self.interval.state(),
+            "interval": self.interval.state(self.team),
             "curve": self.curve.state(),
             "patience": self.patience.state(),
         }
@@ -138,7 +147,10 @@ class Loop:
         state = snapshot.state
         self.trainee.restore(TraineeState(snapshot.weights, snapshot.optimizer, state["trainee"]))
         self.step, self.told = snapshot.step, state["told"]
-        self.interval = Interval.of(state["interval"], self.trainee.device)
+        self.interval = Interval.of(state["interval"], self.trainee.device, self.team)
+        if not self.team.is_first:
+            # The random state is the first rank's; nobody else shall drop out the same.
+            torch.manual_seed(self.settings.seed + self.team.rank + self.team.size * self.step)
         self.curve, self.patience = Curve.of(state["curve"]), Patience(**state["patience"])
         report.say(f"going on from the checkpoint of step {self.step}")
         report.resume(self.curve.history, self.curve.metrics, self.curve.progress, self.patience.best)
@@ -155,7 +167,7 @@ class Loop:
 
     def _logged(self) -> float:
         """The mean loss since the last row; a new interval begins."""
-        loss = self._finite(self.interval.mean(), "loss")
+        loss = self._finite(self.interval.mean(self.team), "loss")
         norm = self._finite(self.interval.gradient_norm, "gradient norm")
         self.curve.measured(training_loss=loss, grad_norm=norm, learning_rate=self.interval.rate)
         self.interval = Interval()

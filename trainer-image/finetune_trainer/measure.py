@@ -24,7 +24,8 @@ from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.generate import Stops, generate, generation_settings
 from finetune_trainer.loss import LossModel, has_plain_head
 from finetune_trainer.model import Model, bare
-from finetune_trainer.pack import micro_batches
+from finetune_trainer.pack import share_of_batches
+from finetune_trainer.parallel import ALONE, Team
 from finetune_trainer.prepared import Reference, TokenRows, continuable
 from finetune_trainer.probe import UNPACKED, find_packing
 from finetune_trainer.scores import label_scores, rouge_l, share_equal
@@ -40,6 +41,8 @@ class Engine:
     loss: LossModel
     compute: Compute
     packing: Packing
+    team: Team = ALONE
+    """Who measures together."""
 
     @property
     def packed(self) -> bool:
@@ -51,19 +54,22 @@ class Engine:
         return rows_attended(self.inner, self.packing) if self.packed else nullcontext()
 
     def batches(self, rows: TokenRows, rows_per_batch: int) -> Iterator[Batch]:
-        """All rows, on the device."""
-        return (
-            batch.to(self.compute.device)
-            for batch in micro_batches(rows, range(len(rows)), rows_per_batch, self.packed)
-        )
+        """This rank's share of all rows, on the device."""
+        rank, size = self.team.rank, self.team.size
+        shared = share_of_batches(rows, range(len(rows)), rows_per_batch, self.packed, rank=rank, size=size)
+        return (batch.to(self.compute.device) for batch in shared)
 
     def likelihood(self, rows: TokenRows, rows_per_batch: int) -> Likelihood:
-        """Of the rows' supervised tokens."""
+        """Of the supervised tokens of all rows; the same on every rank."""
         with self.attending():
-            return likelihood(self.loss, self.batches(rows, rows_per_batch))
+            mine = likelihood(self.loss, self.batches(rows, rows_per_batch))
+        total = self.team.sum(torch.tensor(mine.total, dtype=torch.float64))
+        return Likelihood(float(total), int(rows.supervised.sum()))
 
 
-def make_engine(model: Model, compute: Compute, packing: bool, warn: Callable[[str], None]) -> Engine:
+def make_engine(
+    model: Model, compute: Compute, packing: bool, warn: Callable[[str], None], team: Team = ALONE
+) -> Engine:
     """Find out what the model can do: fused adapters, and packing where rows leave each other alone."""
     inner = bare(model)
     fuse_adapters(inner)
@@ -73,7 +79,7 @@ def make_engine(model: Model, compute: Compute, packing: bool, warn: Callable[[s
     ids = torch.arange(HEAD_PROBE_TOKENS, device=compute.device)[None] % inner.config.get_text_config().vocab_size
     with compute.autocast():
         plain_head = has_plain_head(inner, ids)
-    return Engine(model, inner, LossModel(inner, plain_head, compute.autocast), compute, way)
+    return Engine(model, inner, LossModel(inner, plain_head, compute.autocast), compute, way, team)
 
 
 HEAD_PROBE_TOKENS = 12
@@ -185,9 +191,12 @@ def sample_rows(asked: Question, base: Findings, tuned: Findings) -> list[dict[s
 
 
 def _generate(engine: Engine, asked: Question, generation: Generation) -> list[str]:
-    prompts = [reference.prompt_ids for reference in asked.references]
-    training = asked.training.hyperparameters
+    """One text per reference, on every rank; each rank generates its share."""
+    team, training = engine.team, asked.training.hyperparameters
+    prompts = [reference.prompt_ids for reference in asked.references[team.rank :: team.size]]
     with engine.compute.autocast():
-        return generate(
+        mine = generate(
             engine.inner, prompts, generation, asked.stops, training.eval_batch_size, training.seed, asked.decode
         )
+    texts = team.from_all(mine)
+    return [texts[at % team.size][at // team.size] for at in range(len(asked.references))]

@@ -88,6 +88,17 @@ class Footprint:
     snapshot: int
     """What a checkpoint copies, and keeps while training goes on: on a GPU nothing, the copy is in main memory."""
 
+    def shared_by(self, processes: int) -> "Footprint":
+        """Where several processes each hold a part of weights, gradients and optimizer state: of the first of them,
+        which makes the snapshot. All weights are trained."""
+        gradients = min(self.weights, self.step)
+        return replace(
+            self,
+            weights=self.weights // processes,
+            optimizer=self.optimizer // processes,
+            step=self.step - gradients + gradients // processes,
+        )
+
     @property
     def total(self) -> int:
         """All of it together."""

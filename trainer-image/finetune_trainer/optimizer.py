@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from finetune_api.resource import Optimizer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Module, Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers.optimization import Adafactor
@@ -44,7 +45,8 @@ def make_optimizer(
         return _in_8_bits(groups, learning_rate, paged=kind is Optimizer.PAGED_ADAMW8BIT)
     if kind is Optimizer.SGD:
         # Without momentum, decay in the gradient and decoupled decay are the same thing.
-        return torch.optim.SGD(groups, lr=learning_rate, fused=True)
+        parts = any(isinstance(parameter, DTensor) for parameter in parameters)
+        return torch.optim.SGD(groups, lr=learning_rate, fused=not parts)
     adafactor: torch.optim.Optimizer = Adafactor(
         groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
     )
@@ -79,4 +81,4 @@ def clip_gradients(parameters: list[Parameter], max_norm: float) -> Tensor:
     norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
     if max_norm > 0:
         clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

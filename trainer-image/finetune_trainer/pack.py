@@ -4,6 +4,7 @@ Labels never travel as -100: a batch lists the flat positions whose hidden state
 ids. So the head runs on those positions alone, and the next-token shift is done here, once.
 """
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -33,11 +34,17 @@ def micro_batches(
 
     A batch has at most `tokens_per_batch` tokens, padding included; a row that is longer is a batch of its own.
     """
+    make = packed_batch if packed else padded_batch
+    return [make(rows, part) for part in _grouped(rows, chosen, rows_per_batch, packed, tokens_per_batch)]
+
+
+def _grouped(
+    rows: Rows, chosen: Sequence[int], rows_per_batch: int, packed: bool, tokens_per_batch: int | None
+) -> list[list[int]]:
     lengths = {row: int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen}
     ordered = sorted(chosen, key=lambda row: -lengths[row])
-    make = packed_batch if packed else padded_batch
     most_tokens = tokens_per_batch or sum(lengths.values()) * rows_per_batch
-    return [make(rows, part) for part in _parts(ordered, lengths, rows_per_batch, most_tokens, packed)]
+    return list(_parts(ordered, lengths, rows_per_batch, most_tokens, packed))
 
 
 def _parts(
@@ -56,6 +63,44 @@ def _parts(
         tokens += length
     if part:
         yield part
+
+
+def share_of_batches(
+    rows: Rows,
+    chosen: Sequence[int],
+    rows_per_batch: int,
+    packed: bool,
+    tokens_per_batch: int | None = None,
+    rank: int = 0,
+    size: int = 1,
+) -> list[Batch]:
+    """The micro-batches of one of `size` processes: as many as any of them has, the missing ones without weight."""
+    lengths = [int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen]
+    shares = [[chosen[at] for at in share] for share in share_out(lengths, size)]
+    groups = [_grouped(rows, share, rows_per_batch, packed, tokens_per_batch) for share in shares]
+    make = packed_batch if packed else padded_batch
+    batches = [make(rows, group) for group in groups[rank]]
+    missing = max(map(len, groups)) - len(batches)
+    if missing:
+        shortest = chosen[lengths.index(min(lengths))]
+        batches += [make(rows, [shortest]).without_weight()] * missing
+    return batches
+
+
+def share_out(sizes: Sequence[int], members: int) -> list[list[int]]:
+    """Positions of `sizes` for each member: sums nearly even, and nobody has more than his part in number, rounded up.
+
+    The largest first, each to the member that has the least so far.
+    """
+    most = -(-len(sizes) // members)
+    shares: list[list[int]] = [[] for _ in range(members)]
+    loads = [(0, member) for member in range(members)]
+    for at in sorted(range(len(sizes)), key=lambda at: -sizes[at]):
+        load, member = heapq.heappop(loads)
+        shares[member].append(at)
+        if len(shares[member]) < most:
+            heapq.heappush(loads, (load + sizes[at], member))
+    return shares
 
 
 def packed_batch(rows: Rows, chosen: Sequence[int]) -> Batch:

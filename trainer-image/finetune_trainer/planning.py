@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.resource import GradientCheckpointing
+from finetune_api.resource import GradientCheckpointing, MethodType
 from finetune_api.run import RunSpec
 from finetune_api.status import PlanStatus
 
@@ -90,12 +90,15 @@ class Planner:
         accumulating = self.settings.effective_batch > batch.rows
         with self.engine.attending(), checkpointing(self.engine.inner, rung.checkpointing):
             try:
-                return footprint(self.engine.loss, batch, self.settings.optimizer, device, accumulating)
+                found = footprint(self.engine.loss, batch, self.settings.optimizer, device, accumulating)
             except (RuntimeError, NotImplementedError, AssertionError, AttributeError, TypeError):
                 return None
+        is_full = self.spec.training.method.type is MethodType.FULL
+        return found.shared_by(self.engine.team.size) if is_full else found
 
     def _memory(self) -> Memory:
         device, limit = self.engine.compute.device, self.spec.memory_bytes
+        limit = limit and limit // self.spec.processes
         found = available_bytes(device, limit, weight_bytes(self.engine.loss))
         if device.type == "cuda":
             size = gib(torch.cuda.get_device_properties(device).total_memory)

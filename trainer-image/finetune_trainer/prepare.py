@@ -199,7 +199,7 @@ def make_index(
         warnings=[shortened(warning, STATUS_WARNING_LENGTH) for warning in warnings],
     )
     tokenizer, chats = corpus.tokenizer.tokenizer, corpus.chats
-    effective = effective_hyperparameters(spec.training, len(train), len(dev), corpus.limit)
+    effective = effective_hyperparameters(spec.training, len(train), len(dev), corpus.limit, spec.devices)
     return PreparedIndex(
         effective_hyperparameters=effective.model_copy(update={"packing": model.packing}),
         resolved=model.resolved,

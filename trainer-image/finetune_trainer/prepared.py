@@ -59,6 +59,10 @@ class TokenRows:
         """(rows,) tokens of each row."""
         return np.diff(self.offsets)
 
+    def supervised_in(self, rows: Sequence[int]) -> int:
+        """Number of supervised tokens in the rows of these numbers."""
+        return sum(int(np.count_nonzero(self.row(row)[1])) for row in rows)
+
     def row(self, number: int) -> tuple[Ids, Flags]:
         """Ids and supervised flags of one row, as views."""
         part = slice(int(self.offsets[number]), int(self.offsets[number + 1]))

@@ -1,6 +1,6 @@
 """SIGTERM: an exception at once, or noted until a step is whole. Loads without torch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,9 +22,9 @@ class StopSignal:
         if not self._is_held:
             raise Termination
 
-    def check(self) -> None:
-        """Raise Termination if the signal came while it was held."""
-        if self._came:
+    def check(self, agree: Callable[[bool], bool] = bool) -> None:
+        """Raise Termination if the signal came while it was held. `agree` asks others, who stop together with us."""
+        if agree(self._came):
             raise Termination
 
     @contextmanager

@@ -48,6 +48,8 @@ from finetune_trainer.measure import (
 )
 from finetune_trainer.model import adapted_base, bare, end_ids, load_model, merged_model, round_weights, stored_dtype
 from finetune_trainer.model_config import position_limit, read_config
+from finetune_trainer.parallel import ALONE, Team
+from finetune_trainer.parts import whole_copy
 from finetune_trainer.planning import Plan, Planner
 from finetune_trainer.prepared import Prepared, read_prepared
 from finetune_trainer.publish import WRITER_LENGTH, artifact_folder, existing_result, publish, upload
@@ -61,6 +63,7 @@ from finetune_trainer.reload import (
 )
 from finetune_trainer.report import Reporter
 from finetune_trainer.report_page import Run, report_page
+from finetune_trainer.shards import shard
 from finetune_trainer.store import Store, uri_of
 from finetune_trainer.termination import StopSignal
 from finetune_trainer.vocabulary import load_tokenizer
@@ -82,6 +85,7 @@ class Setup:
     files: ModelFiles
     compute: Compute
     question: Question
+    team: Team
 
     @property
     def settings(self) -> Settings:
@@ -106,18 +110,27 @@ class Setup:
         return (self.spec.training.output.artifact or ArtifactForm.ADAPTER).value
 
 
-def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: StopSignal | None = None) -> RunResult:
+def train(
+    spec: RunSpec,
+    store: Store,
+    writer: str,
+    report: Reporter,
+    stop: StopSignal | None = None,
+    team: Team = ALONE,
+) -> RunResult:
     """Train the run whose prepared data lies below `store`, and publish it.
 
-    An attempt that finds the run published returns that result. Raises RunError for whatever stands in the way.
+    An attempt that finds the run published returns that result. Of a team the first rank alone publishes, and has the
+    result. Raises RunError for whatever stands in the way.
     """
-    published = existing_result(store, spec)
+    published = team.from_first(lambda: existing_result(store, spec))
     if published is not None:
         report.say("this run is published already")
         return published
-    setup = set_up(spec, store, writer)
+    setup = set_up(spec, store, writer, team)
     engine = _engine(setup, report)
-    plan = Planner(spec, engine, setup.prepared.train, setup.settings).plan(report.log.table)
+    planner = Planner(spec, engine, setup.prepared.train, setup.settings)
+    plan = team.from_first(lambda: planner.plan(report.log.table))
     report.plan(plan.status)
 
     report.start(Activity.EVALUATING)
@@ -126,6 +139,10 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
     report.start(Activity.TRAINING)
     curve = _fit(setup, engine, plan, report, stop)
 
+    if setup.form == MODEL_FORM and team.size > 1:
+        engine = _whole_engine(setup, engine, report)
+    if not (team.is_first or setup.form in (ArtifactForm.ADAPTER, ArtifactForm.BOTH)):
+        return RunResult(stage=Stage.TRAIN)
     if setup.form == ArtifactForm.MERGED:
         adapter = _write_adapter(setup, engine, _new_folder(setup.scratch / "adapter"))
         del engine
@@ -136,6 +153,8 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
         round_weights(engine.inner, stored_dtype(setup.files.model.folder, setup.trusted))
     report.start(Activity.EVALUATING)
     after = ask(engine, asked)
+    if not team.is_first:
+        return RunResult(stage=Stage.TRAIN)
     evaluation = _evaluation(setup, before, after)
 
     report.start(Activity.PUBLISHING)
@@ -162,12 +181,13 @@ def train(spec: RunSpec, store: Store, writer: str, report: Reporter, stop: Stop
     return publish(store, spec, folder, writer, setup.form, result, report.log.warn)
 
 
-def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
-    """Read what prepare left, and fetch the weights."""
+def set_up(spec: RunSpec, store: Store, writer: str, team: Team) -> Setup:
+    """Read what prepare left, and fetch the weights, once for all ranks of a node."""
     scratch = Path(spec.scratch_directory)
-    compute = compute_for(spec.gpus, spec.threads)
-    prepared = read_prepared(store, scratch)
-    files = fetch_model(spec, scratch, weights=True)
+    threads = spec.threads and max(1, spec.threads // spec.processes)
+    compute = compute_for(spec.gpus, threads, team.rank % team.per_node)
+    prepared = read_prepared(store, scratch / f"rank-{team.rank}")
+    files = team.from_first_of_node(lambda: fetch_model(spec, scratch, weights=True))
     folder = files.model.folder
     tokenizer, _ = load_tokenizer(folder, spec.training.model.trust_remote_code)
     rows, references = prepared.evaluated()
@@ -178,14 +198,14 @@ def set_up(spec: RunSpec, store: Store, writer: str) -> Setup:
     limit = position_limit(read_config(folder, files.model.uri))
     stops = Stops(end_ids(folder, prepared.index.end_ids), limit)
     asked = question(spec.training, rows, references, stops, decode)
-    return Setup(spec, store, writer, scratch, prepared, files, compute, asked)
+    return Setup(spec, store, writer, scratch, prepared, files, compute, asked, team)
 
 
 def _engine(setup: Setup, report: Reporter) -> Engine:
     training = setup.spec.training
     seed, folder = training.hyperparameters.seed, setup.files.model.folder
     model = load_model(folder, training.method, seed, setup.compute, setup.files.adapter, setup.trusted)
-    engine = make_engine(model, setup.compute, setup.packing, report.log.warn)
+    engine = make_engine(model, setup.compute, setup.packing, report.log.warn, setup.team)
     resolved = setup.prepared.index.resolved
     report.say(
         f"training {resolved.trainable_parameters} of {resolved.parameters} parameters on {setup.compute.device} in "
@@ -202,9 +222,11 @@ def _fit(setup: Setup, engine: Engine, plan: Plan, report: Reporter, stop: StopS
         return engine.likelihood(setup.prepared.dev, rows_per_batch).loss
 
     train, device = setup.prepared.train, setup.compute.device
+    if setup.form == MODEL_FORM and setup.team.size > 1:
+        shard(engine.loss, setup.compute, setup.team.size)
     checkpoints = _checkpoints(setup, plan, engine.packed, report)
     with engine.attending(), plan.working(engine):
-        return fit(engine.loss, train, settings, engine.packed, device, validate, report, checkpoints, stop)
+        return fit(engine.loss, train, settings, engine.packed, device, validate, report, checkpoints, stop, setup.team)
 
 
 def _checkpoints(setup: Setup, plan: Plan, packed: bool, report: Reporter) -> Checkpoints:
@@ -220,7 +242,8 @@ def _checkpoints(setup: Setup, plan: Plan, packed: bool, report: Reporter) -> Ch
     facts = _facts(setup, packed) | {"microBatchTokens": plan.status.micro_batch_tokens}
     origin = Origin(setup.writer[:WRITER_LENGTH], spec.attempt, run, facts)
     keep = index.effective_hyperparameters.save_total_limit or 1
-    return Checkpoints(setup.store, setup.scratch, origin, keep, report.checkpoint, report.log)
+    scratch = setup.scratch / f"rank-{setup.team.rank}"
+    return Checkpoints(setup.store, scratch, origin, keep, report.checkpoint, report.log, setup.team.is_first)
 
 
 def _facts(setup: Setup, packed: bool) -> dict[str, Any]:
@@ -228,12 +251,26 @@ def _facts(setup: Setup, packed: bool) -> dict[str, Any]:
     compute = setup.compute
     return {
         "device": str(compute.device),
+        "processes": setup.team.size,
         "dtype": str(compute.dtype).removeprefix("torch."),
         "processor": compute.processor,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "packed": packed,
     }
+
+
+def _whole_engine(setup: Setup, engine: Engine, report: Reporter) -> Engine:
+    """The trained weights in one piece, on the first rank: whoever measures and publishes is alone from here on."""
+    weights = {name: whole_copy(weight, setup.team.is_first) for name, weight in engine.inner.named_parameters()}
+    if not setup.team.is_first:
+        return engine
+    folder, method = setup.files.model.folder, setup.spec.training.method
+    model = load_model(folder, method, 0, setup.compute, setup.files.adapter, setup.trusted)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weights[name])
+    return make_engine(model, setup.compute, setup.packing, report.log.warn)
 
 
 def _merged_engine(setup: Setup, adapter: Path, report: Reporter) -> Engine:

@@ -9,6 +9,7 @@ from torch.nn import Parameter
 
 from finetune_trainer.loss import LossModel
 from finetune_trainer.optimizer import clip_gradients, place_state
+from finetune_trainer.parts import local, part_of, whole_copy
 from finetune_trainer.random_state import random_state, restore_random_state
 from finetune_trainer.schedule import Schedule
 
@@ -51,21 +52,22 @@ class Trainee:
     def is_finite(self) -> bool:
         """Whether every trained weight is a number. Here the host waits for the device."""
         with torch.no_grad():
-            return bool(torch.stack([weight.isfinite().all() for weight in self.parameters.values()]).all())
+            mine = [local(weight) for weight in self.parameters.values()]
+            return bool(torch.stack([weight.isfinite().all() for weight in mine]).all())
 
-    def state(self) -> TraineeState:
-        """A copy, which the next steps do not change."""
-        kept = {
+    def state(self, kept: bool = True) -> TraineeState:
+        """A copy, which the next steps do not change; ranks that hold parts make it together, for who has it `kept`."""
+        found = {
             f"{name}{SEPARATOR}{key}": value
             for name, parameter in self.parameters.items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
-        tensors = {key: value for key, value in kept.items() if isinstance(value, Tensor)}
+        tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
         return TraineeState(
-            weights={name: _copied(parameter) for name, parameter in self.parameters.items()},
-            optimizer={key: _copied(value) for key, value in tensors.items()},
+            weights={name: whole_copy(parameter, kept) for name, parameter in self.parameters.items()},
+            optimizer={key: whole_copy(value, kept) for key, value in tensors.items()},
             numbers={
-                "optimizer": {key: value for key, value in kept.items() if key not in tensors},
+                "optimizer": {key: value for key, value in found.items() if key not in tensors},
                 "rates": [group["lr"] for group in self.optimizer.param_groups],
                 "schedule": self.schedule.state(),
                 "random": random_state(self.device),
@@ -79,8 +81,9 @@ class Trainee:
         for key, value in (state.optimizer | state.numbers["optimizer"]).items():
             name, _, kept = key.rpartition(SEPARATOR)
             parameter = self.parameters[name]
-            placed = place_state(self.optimizer, parameter, value) if isinstance(value, Tensor) else value
-            self.optimizer.state[parameter][kept] = placed
+            if isinstance(value, Tensor):
+                value = part_of(place_state(self.optimizer, parameter, value), parameter)
+            self.optimizer.state[parameter][kept] = value
         for group, rate in zip(self.optimizer.param_groups, state.numbers["rates"], strict=True):
             group["lr"] = rate
         self.schedule.restore(state.numbers["schedule"])
@@ -90,10 +93,4 @@ class Trainee:
     def restore_weights(self, weights: dict[str, Tensor]) -> None:
         """Put back the weights alone."""
         for name, parameter in self.parameters.items():
-            parameter.copy_(weights[name])
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """In main memory, with a storage of its own: safetensors refuses tensors that share one."""
-    copied = tensor.detach().to("cpu", copy=True)
-    return copied.contiguous()
+            parameter.copy_(part_of(weights[name], parameter))

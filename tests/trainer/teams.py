@@ -1,0 +1,42 @@
+"""Teams of real processes on this machine's CPU, talking by gloo."""
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from finetune_trainer.parallel import Team, joined
+
+T = TypeVar("T")
+
+# One server imports what is slow, and each process of a team is a fork of it.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch", "transformers", "peft"])
+
+
+def in_team(size: int, work: Callable[..., T], *arguments: Any) -> list[T]:
+    """What `work(team, *arguments)` gives in each of `size` processes; both travel by pickle."""
+    port = free_port()
+    with ProcessPoolExecutor(size, CONTEXT) as pool:
+        found = [pool.submit(_member, rank, size, port, work, arguments) for rank in range(size)]
+        return [future.result() for future in found]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _member(rank: int, size: int, port: int, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    torch.set_num_threads(1)
+    with joined(rank, size, size, None, f"tcp://127.0.0.1:{port}") as team:
+        return work(team, *arguments)
+
+
+def alone(work: Callable[..., T], *arguments: Any) -> T:
+    """The same without a team."""
+    return work(Team(), *arguments)

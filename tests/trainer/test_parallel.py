@@ -1,0 +1,221 @@
+"""Several processes train as one does: the same gradients, weights and numbers, however the rows are shared out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_api.names import Stage
+from finetune_api.resource import Lora
+from finetune_api.run import StorageAccess
+from finetune_trainer.adapter import attach_adapter
+from finetune_trainer.attention import rows_attended
+from finetune_trainer.checkpoint import Checkpoints, Origin
+from finetune_trainer.compute import compute_for
+from finetune_trainer.errors import Termination
+from finetune_trainer.fit import fit
+from finetune_trainer.log import Log
+from finetune_trainer.loss import LossModel
+from finetune_trainer.pack import share_of_batches, share_out
+from finetune_trainer.parallel import Team
+from finetune_trainer.parts import whole_copy
+from finetune_trainer.report import Reporter
+from finetune_trainer.shards import shard
+from finetune_trainer.store import open_store
+from finetune_trainer.termination import StopSignal
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.trainer.decoders import a_decoder, some_rows
+from tests.trainer.runs import a_run
+from tests.trainer.teams import alone, in_team
+from tests.trainer.test_fit import SETTINGS
+
+ROWS = some_rows((9, 4, 12, 4, 7, 6, 5, 8, 3, 10))
+SHARES = {"even": [0, 1, 2, 3], "uneven": [2, 0, 8], "one empty": [5]}
+"""Rows of one step, for two processes: two each, two and one, one and none."""
+
+CPU = torch.device("cpu")
+
+
+@given(st.lists(st.integers(1, 1000), max_size=40), st.integers(1, 9))
+def test_every_row_is_in_one_share_and_none_has_more_than_its_part(sizes: list[int], members: int) -> None:
+    shares = share_out(sizes, members)
+    assert sorted(at for share in shares for at in share) == list(range(len(sizes)))
+    assert max(len(share) for share in shares) <= -(-len(sizes) // members)
+
+
+def test_shares_weigh_nearly_the_same() -> None:
+    sizes = [100, 90, 60, 50, 30, 10, 5, 5]
+    assert [sum(sizes[at] for at in share) for share in share_out(sizes, 2)] == [185, 165]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("chosen", SHARES.values(), ids=SHARES)
+def test_every_process_has_as_many_micro_batches_and_dummies_have_nothing_to_learn(
+    chosen: list[int], packed: bool
+) -> None:
+    batches = [share_of_batches(ROWS, chosen, 1, packed, rank=rank, size=2) for rank in (0, 1)]
+    assert len(batches[0]) == len(batches[1]) > 0
+    assert sum(batch.supervised for share in batches for batch in share) == ROWS.supervised_in(chosen)
+    assert sum(batch.tokens for share in batches for batch in share) == sum(ROWS.lengths[chosen])
+    loss = LossModel(a_decoder(), True)
+    for batch in (batch for share in batches for batch in share if not batch.supervised):
+        with rows_attended(loss.model) if packed else torch.enable_grad():
+            total = loss(batch)
+        total.backward()
+        assert total.item() == 0
+        assert all(p.grad is None or not p.grad.any() for p in loss.parameters())
+
+
+def gradients(team: Team, chosen: list[int], rows_per_batch: int) -> list[Tensor]:
+    """Of one step, as `fit` makes them."""
+    model = a_decoder()
+    loss, supervised = LossModel(model, True), ROWS.supervised_in(chosen)
+    with rows_attended(model):
+        for batch in share_of_batches(ROWS, chosen, rows_per_batch, True, rank=team.rank, size=team.size):
+            (loss(batch) / supervised).backward()
+    team.sum_gradients(list(model.parameters()))
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What five steps of Adam at 1e-3 made."""
+
+    weights: list[Tensor]
+    numbers: list[list[float]]
+    """Loss, gradient norm and epoch of each step."""
+    stopped: bool
+    """Whether a signal ended it before."""
+
+
+def trained(
+    team: Team, folder: Path, family: str, method: str = "full", stops: bool = False, **changes: Any
+) -> Outcome:
+    """Train from the newest checkpoint of `folder`; with `stops`, SIGTERM comes to the last rank in the second step."""
+    model, stop = a_decoder(family), StopSignal()
+    if method == "lora":
+        attach_adapter(model, Lora(rank=4, alpha=8), seed=3)
+    loss = LossModel(model, True)
+    if method == "sharded" and team.size > 1:
+        shard(loss, compute_for(0, 1), team.size)
+    report = Reporter(a_run(folder, "hf://a/b", [{"name": "d", "uri": "s3://b/d"}]), Stage.TRAIN, Log(only_errors=True))
+    store = open_store(f"file://{folder / 'out'}", StorageAccess())
+    scratch, origin = folder / f"scratch-{team.rank}", Origin("writer00", 1, "digest", {})
+    checkpoints = Checkpoints(store, scratch, origin, 2, report.checkpoint, report.log, team.is_first)
+    settings = replace(SETTINGS, total_steps=5, learning_rate=1e-3, save_steps=100, **BY_FOUR | changes)
+    counted = iter(range(100))
+
+    def validate() -> float:
+        # At each step, so this is the second one: the signal is noted, and everybody stops before the third.
+        if stops and team.rank == team.size - 1 and next(counted) == 1:
+            stop._came = True
+        return 1.0
+
+    settings = replace(settings, eval_steps=1)
+    with rows_attended(model):
+        try:
+            curve = fit(loss, ROWS, settings, True, CPU, validate, report, checkpoints, stop, team)
+        except Termination:
+            return Outcome([], [], stopped=True)
+    numbers = [[row["trainingLoss"], row["gradNorm"], row["epoch"]] for row in curve.rows]
+    return Outcome([whole_copy(weight) for weight in model.parameters()], numbers, stopped=False)
+
+
+BY_FOUR: dict[str, Any] = {"rows_per_batch": 1, "accumulation": 4}
+TWO_BY_TWO: dict[str, Any] = {"rows_per_batch": 1, "accumulation": 2, "devices": 2}
+AT_ONCE: dict[str, Any] = {"rows_per_batch": 4, "accumulation": 1}
+
+KINDS = {
+    "copies": ("llama", "full"),
+    "adapters": ("llama", "lora"),
+    "shards": ("llama", "sharded"),
+    "shards and one tensor for embeddings and head": ("gpt2", "sharded"),
+}
+STOPPED, STARTED = "stopped by two", "started by one"
+
+
+def several(team: Team, folder: Path) -> dict[str, Any]:
+    """All that two processes do for these tests, since starting them takes longest."""
+    found: dict[str, Any] = {name: gradients(team, chosen, 1) for name, chosen in SHARES.items()}
+    for kind, (family, method) in KINDS.items():
+        found[kind] = trained(team, folder / kind, family, method, **TWO_BY_TWO)
+    found[STOPPED] = trained(team, folder / STOPPED, "llama", "sharded", stops=True, **TWO_BY_TWO)
+    found[STARTED] = trained(team, folder / STARTED, "llama", "sharded", **TWO_BY_TWO)
+    found["words"] = (team.any(team.rank == 1), team.any(False), team.from_first(lambda: 7), team.from_all(team.rank))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where they work; one process has begun a training there."""
+    folder = tmp_path_factory.mktemp("two")
+    assert alone(trained, folder / STARTED, "llama", "full", True).stopped
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> list[dict[str, Any]]:
+    """What both processes found."""
+    return in_team(2, several, folder)
+
+
+def distance(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """Relative distance of all tensors together."""
+    ours, theirs = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (found, wanted))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def assert_same_training(found: Outcome, wanted: Outcome) -> None:
+    assert distance(found.weights, wanted.weights) < 1e-4
+    torch.testing.assert_close(torch.tensor(found.numbers), torch.tensor(wanted.numbers), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_two_processes_have_the_gradients_of_one(two: list[dict[str, Any]], name: str) -> None:
+    wanted = alone(gradients, SHARES[name], 4)
+    for rank in two:
+        assert distance(rank[name], wanted) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_by_four_two_by_two_and_four_by_one_train_the_same(
+    two: list[dict[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    wanted = alone(trained, tmp_path, *KINDS[kind])
+    for rank in two:
+        assert_same_training(rank[kind], wanted)
+    assert all(torch.equal(*pair) for pair in zip(two[0][kind].weights, two[1][kind].weights, strict=True))
+
+
+def test_four_at_once_are_one_by_four(tmp_path: Path) -> None:
+    at_once, by_four = (
+        alone(lambda team, changes=changes: trained(team, tmp_path / str(changes), "llama", **changes))
+        for changes in (AT_ONCE, BY_FOUR)
+    )
+    assert_same_training(at_once, by_four)
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_goes_on(
+    two: list[dict[str, Any]], folder: Path, tmp_path: Path
+) -> None:
+    assert [rank[STOPPED].stopped for rank in two] == [True, True]
+    saved = (folder / STOPPED / "out" / "checkpoints").iterdir()
+    assert max(path.name for path in saved) == "step-2-writer00"
+    assert_same_training(alone(trained, folder / STOPPED, "llama"), alone(trained, tmp_path, "llama"))
+
+
+def test_two_processes_go_on_from_the_checkpoint_of_one(two: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert_same_training(two[0][STARTED], alone(trained, tmp_path, "llama"))
+
+
+def test_words_reach_every_process(two: list[dict[str, Any]]) -> None:
+    assert [rank["words"] for rank in two] == [(True, False, 7, [0, 1])] * 2
+
+
+def test_a_team_of_one_answers_itself() -> None:
+    team = Team()
+    assert (team.any(True), team.any(False), team.from_first(lambda: 7), team.from_all(8)) == (True, False, 7, [8])
