@@ -13,7 +13,15 @@ from finetune_trainer.batch import Batch
 from finetune_trainer.compute import Compute
 from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.loss import LossModel
-from finetune_trainer.memory import STATE_BYTES, Ledger, available_bytes, checkpointing, footprint, step_bytes
+from finetune_trainer.memory import (
+    STATE_BYTES,
+    Ledger,
+    available_bytes,
+    checkpointing,
+    footprint,
+    step_bytes,
+    weight_bytes,
+)
 from finetune_trainer.model import bare, load_model
 from finetune_trainer.optimizer import make_optimizer, trained_parameters
 from finetune_trainer.pack import micro_batches
@@ -153,6 +161,18 @@ def test_activations_computed_again_take_less_memory(method: str) -> None:
             loss(batch).backward()
         peaks.append(ledger.peak)
     assert peaks[1] < 0.75 * peaks[0]
+
+
+def test_views_of_weights_are_not_counted_again() -> None:
+    model = a_decoder(hidden_size=256, intermediate_size=1024)
+    loss, batch = LossModel(model.requires_grad_(False), plain_head=True), micro_batches(LONG, range(2), 2, True)[0]
+    next(model.parameters()).requires_grad_()
+    with rows_attended(model):
+        estimate = step_bytes(loss, batch, CPU)
+        with measured() as peak:
+            loss(batch).backward()
+    assert peak[0] < weight_bytes(loss)
+    assert estimate == pytest.approx(peak[0], rel=0.05)
 
 
 def test_an_estimate_leaves_the_model_and_its_randomness_alone() -> None:
