@@ -85,7 +85,9 @@ def load_model(
     """
     dtype = torch.float32 if method.type is MethodType.FULL else compute.dtype
     base = load_base(folder, method.quantization, dtype, compute.device, trusted)
-    return _with_method(base, method, seed, adapter)
+    model = _with_method(base, method, seed, adapter)
+    trained_count(model)  # A quantised base may hold other modules than the one that prepare saw.
+    return model
 
 
 def load_base(
