@@ -189,6 +189,9 @@ def test_the_training_log_has_losses_of_training_and_dev_rows(story: Story) -> N
     assert rows[-1]["step"] == 60
     assert [row["step"] for row in rows if "validationLoss" in row] == [10, 20, 30, 40, 50, 60]
     assert rows[-1]["trainingLoss"] < rows[0]["trainingLoss"]
+    assert [row["step"] for row in rows if "evaluationSeconds" in row] == [10, 20, 30, 40, 50, 60]
+    flops = [row["flops"] for row in rows]
+    assert flops == sorted(set(flops))
     assert story.result.metrics is not None
     assert story.result.metrics.training_loss == rows[-1]["trainingLoss"]
 

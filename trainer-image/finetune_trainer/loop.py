@@ -1,6 +1,7 @@
 """The hyperparameters in force, and training as it stands: what is told, saved and gone on from after each step."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,9 +109,11 @@ class Loop:
         `measure`, the loss on the dev rows, comes first: where a signal ends it, nothing has changed, and whoever goes
         on from here looks at this step again. Raises RunError (Diverged) for a number that is none.
         """
-        training_loss = validation_loss = None
+        training_loss = validation_loss = evaluation_seconds = None
         if self._is_to_be_evaluated:
+            began = time.monotonic()
             validation_loss = self._finite(measure(), "dev loss")
+            evaluation_seconds = round(time.monotonic() - began, 3)
             self._evaluated(validation_loss)
         if self.step % self.settings.logging_steps == 0 or self.is_over:
             training_loss = self._logged()
@@ -120,7 +123,7 @@ class Loop:
         row = HistoryRow(
             step=self.step, epoch=progress.epoch, training_loss=training_loss, validation_loss=validation_loss
         )
-        _tell(report, self.curve, row, self.patience)
+        _tell(report, self.curve, row, self.patience, evaluation_seconds)
 
     def snapshot(self) -> Snapshot:
         """For a checkpoint; all ranks take it together, and the first has the tensors.
@@ -179,7 +182,9 @@ class Loop:
         raise not_finite(f"the {what} is {number} at step {self.step}")
 
 
-def _tell(report: Reporter, curve: Curve, row: HistoryRow, patience: Patience) -> None:
+def _tell(
+    report: Reporter, curve: Curve, row: HistoryRow, patience: Patience, evaluation_seconds: float | None
+) -> None:
     """What this step has to say, to the training log, the operator and the run's log."""
     progress, metrics = curve.progress, curve.metrics
     report.progress(progress)
@@ -188,7 +193,8 @@ def _tell(report: Reporter, curve: Curve, row: HistoryRow, patience: Patience) -
     trained = row.training_loss is not None
     rate, norm = (metrics.learning_rate, metrics.grad_norm) if trained else (None, None)
     newest = Metrics(learning_rate=rate, grad_norm=norm)
-    curve.rows.append(row.to_json() | newest.to_json() | progress.to_json())
+    took = {} if evaluation_seconds is None else {"evaluationSeconds": evaluation_seconds}
+    curve.rows.append(row.to_json() | newest.to_json() | progress.to_json() | took)
     report.row(row, metrics, patience.best)
     losses = {"loss": row.training_loss, "dev loss": row.validation_loss}
     report.say(

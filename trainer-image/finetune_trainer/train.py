@@ -32,6 +32,7 @@ from finetune_trainer.data_report import length_histogram
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.fit import fit
+from finetune_trainer.flops import operations_per_token, tokens_until, with_flops
 from finetune_trainer.gate import gate_failure
 from finetune_trainer.generate import Stops
 from finetune_trainer.loop import Settings
@@ -340,10 +341,18 @@ def _papers(
         card=model_card(setup.spec, setup.files, index, setup.form, evaluation),
         evaluation=evaluation,
         samples=samples,
-        training_log=curve.rows,
+        training_log=_training_log(setup, curve),
         plan=plan.to_json(),
         page=_page(setup, curve, evaluation, samples),
     )
+
+
+def _training_log(setup: Setup, curve: Curve) -> list[dict[str, Any]]:
+    """The curve with the operations that each row's steps took in all."""
+    settings, found = setup.settings, setup.prepared.index.resolved
+    steps = [row["step"] for row in curve.rows]
+    tokens = tokens_until(setup.prepared.train.lengths, settings.effective_batch, settings.seed, steps)
+    return with_flops(curve.rows, tokens, operations_per_token(found.parameters or 0, found.trainable_parameters or 0))
 
 
 def _page(setup: Setup, curve: Curve, evaluation: EvaluationStatus, samples: list[dict[str, Any]]) -> str:
