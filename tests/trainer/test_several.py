@@ -15,8 +15,11 @@ from finetune_trainer.store import open_store
 
 from tests.trainer.stories import TRAINING, a_story_run, tell
 
-HALF = {**TRAINING["hyperparameters"], "trainBatchSize": 2}
-"""Two processes with these have the effective batch of one with TRAINING's."""
+WHOLE = {**TRAINING["hyperparameters"], "learningRate": 1e-3}
+"""A rate at which rounding does not grow into another course of training."""
+
+HALF = {**WHOLE, "trainBatchSize": 2}
+"""Two processes with these have the effective batch of one with WHOLE."""
 
 ENDLESS = {**HALF, "maxSteps": 1_000_000, "learningRate": 1e-4, "loggingSteps": 1}
 
@@ -72,7 +75,8 @@ def test_two_processes_publish_one_artifact_and_measure_what_one_process_does(tm
     assert found.evaluation is not None
     assert found.metrics is not None
     assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == [found.artifact.uri.rpartition("/")[2]]
-    alone = tell(a_story_run(tmp_path / "alone", tmp_path / "model", method={"type": method})).result
+    run = a_story_run(tmp_path / "alone", tmp_path / "model", method={"type": method}, hyperparameters=WHOLE)
+    alone = tell(run).result
     assert alone.evaluation is not None
     assert alone.metrics is not None
     assert found.progress is not None
