@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import torch
-from finetune_api.resource import Optimizer
+from finetune_api.training import Optimizer
 from finetune_trainer import attention
 from finetune_trainer.compute import Compute
 from finetune_trainer.memory import Ledger, checkpointing

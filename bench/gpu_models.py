@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.compute import Compute
 from finetune_trainer.loss import LossModel

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from finetune_api.names import Stage
-from finetune_api.resource import MethodType
+from finetune_api.training import MethodType
 from finetune_trainer.compute import compute_for
 from finetune_trainer.fit import fit
 from finetune_trainer.log import Log

@@ -14,7 +14,8 @@ from finetune_api.names import (
     Activity,
     Stage,
 )
-from finetune_api.resource import Checksums, TrainingSpec
+from finetune_api.output import Checksums
+from finetune_api.resource import TrainingSpec
 from finetune_api.status import (
     ArtifactStatus,
     BestStatus,

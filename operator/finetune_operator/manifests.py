@@ -6,9 +6,12 @@ from math import ceil
 from typing import Any
 
 from finetune_api import names
+from finetune_api.fields import SecretRef
 from finetune_api.names import Stage
-from finetune_api.resource import Dataset, Finetune, Queue, SecretRef, TrainingSpec
+from finetune_api.placement import Queue
+from finetune_api.resource import Finetune, TrainingSpec
 from finetune_api.run import ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
+from finetune_api.sources import Dataset
 from finetune_api.status import Resolved
 
 from finetune_operator.settings import Settings

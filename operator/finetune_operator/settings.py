@@ -5,7 +5,7 @@ from typing import Annotated
 
 import yaml
 from finetune_api.base import Model
-from finetune_api.resource import CPU_PATTERN, Cpu, Quantity
+from finetune_api.fields import CPU_PATTERN, Cpu, Quantity
 from pydantic import ConfigDict, Field, ValidationError
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from finetune_api.metrics import Metric
-from finetune_api.resource import FinetuneSpec, Scheduler
+from finetune_api.resource import FinetuneSpec
+from finetune_api.training import Scheduler
 
 from tests.api.conftest import ApiServer, Refusal
 from tests.builders import a_body

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from finetune_api.resource import Dataset
+from finetune_api.sources import Dataset
 
 from examples.quickstart import dates, run, summary
 from examples.quickstart.bucket import BUCKET

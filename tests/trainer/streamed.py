@@ -10,7 +10,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from finetune_api.resource import Dataset, Format, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.sources import Dataset, Format
 from finetune_trainer.corpus import Corpus
 from finetune_trainer.data_files import DataFile, DataSource
 from finetune_trainer.division import divide

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_api.resource import Lora, Method, MethodType, Quantization, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.training import Lora, Method, MethodType, Quantization
 from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from finetune_api.resource import Format
+from finetune_api.sources import Format
 from finetune_trainer.errors import RowError
 from finetune_trainer.formats import detect_format, read_rows
 from finetune_trainer.rows import Row

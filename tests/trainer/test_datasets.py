@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_api.resource import Dataset
 from finetune_api.run import RunSpec, SecretFolder, StorageAccess
+from finetune_api.sources import Dataset
 from finetune_trainer.data_files import DataSource
 from finetune_trainer.datasets import fetch_dataset, fetch_hub
 from finetune_trainer.errors import RunError

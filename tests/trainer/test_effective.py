@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from finetune_api.resource import Hyperparameters, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.training import Hyperparameters
 from finetune_trainer.effective import effective_hyperparameters, sequence_length, total_steps, warmup_steps
 from finetune_trainer.errors import RunError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.artifact import write_adapter
 from finetune_trainer.loss import LossModel

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.names import FailureClass, Stage
-from finetune_api.resource import Optimizer, Scheduler
+from finetune_api.training import Optimizer, Scheduler
 from finetune_trainer.attention import rows_attended
 from finetune_trainer.curve import Curve
 from finetune_trainer.errors import RunError

@@ -1,7 +1,7 @@
 """Which files a folder or a glob means."""
 
 import pytest
-from finetune_api.resource import Format, Role
+from finetune_api.sources import Format, Role
 from finetune_trainer.errors import RunError
 from finetune_trainer.folders import files_of_folder, matching
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.loss import LossModel

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
+from finetune_api.evaluation import Gate
 from finetune_api.names import FailureClass
-from finetune_api.resource import Gate
 from finetune_api.status import EvaluationStatus
 from finetune_trainer.errors import RunError
 from finetune_trainer.gate import check_measurable, gate_failure

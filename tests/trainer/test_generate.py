@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_api.resource import Generation
+from finetune_api.evaluation import Generation
 from finetune_trainer.generate import Stops, batches_cleanly, generate, generation_settings
 from torch import Tensor
 from torch.nn.functional import cosine_similarity

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from finetune_api.evaluation import Evaluation
 from finetune_api.metrics import Metric
-from finetune_api.resource import Dataset, Evaluation, Format, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.sources import Dataset, Format
 from finetune_trainer.data_files import DataFile, DataSource
 from finetune_trainer.measure import scores
 from finetune_trainer.pairs import Said

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from finetune_trainer.adapter import attach_adapter, continue_adapter
 from finetune_trainer.artifact import write_adapter
 from finetune_trainer.errors import RunError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_api.resource import Lora, Method, Optimizer, Quantization
+from finetune_api.training import Lora, Method, Optimizer, Quantization
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.attention import rows_attended
 from finetune_trainer.batch import Batch

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from finetune_api.resource import Optimizer
+from finetune_api.training import Optimizer
 from finetune_trainer.optimizer import clip_gradients, make_optimizer
 from torch.nn import Parameter
 

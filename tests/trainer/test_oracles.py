@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from finetune_api.names import Stage
-from finetune_api.resource import Optimizer, Scheduler
+from finetune_api.training import Optimizer, Scheduler
 from finetune_trainer.attention import rows_attended
 from finetune_trainer.compute import Compute
 from finetune_trainer.fit import fit

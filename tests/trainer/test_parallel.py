@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.names import Stage
-from finetune_api.resource import Lora
 from finetune_api.run import StorageAccess
+from finetune_api.training import Lora
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.attention import rows_attended
 from finetune_trainer.checkpoint import Checkpoints, Origin

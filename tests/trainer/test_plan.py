@@ -3,8 +3,8 @@
 import pytest
 from finetune_api.failures import MEMORY_RUNGS
 from finetune_api.names import FailureClass
-from finetune_api.resource import GradientCheckpointing
 from finetune_api.status import PlanStatus
+from finetune_api.training import GradientCheckpointing
 from finetune_trainer.errors import RunError
 from finetune_trainer.plan import CHECKPOINTED_FROM, Load, Memory, Rung, choose, explained, ladder
 

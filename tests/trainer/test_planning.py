@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.names import FailureClass, Stage
-from finetune_api.resource import GradientCheckpointing
+from finetune_api.training import GradientCheckpointing
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 from finetune_trainer.fit import fit

@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from finetune_trainer import attention, probe
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.batch import Packing

@@ -6,7 +6,8 @@ from typing import Any
 import bitsandbytes.functional as quantise
 import pytest
 import torch
-from finetune_api.resource import Lora, Method, Quantization, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.training import Lora, Method, Quantization
 from finetune_trainer.artifact import write_adapter
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError

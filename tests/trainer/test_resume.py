@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.names import FailureClass, Stage
-from finetune_api.resource import Lora, Optimizer, Scheduler
 from finetune_api.run import StorageAccess
+from finetune_api.training import Lora, Optimizer, Scheduler
 from finetune_trainer.adapter import attach_adapter
 from finetune_trainer.attention import rows_attended
 from finetune_trainer.checkpoint import Checkpoints, Origin

@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 import pytest
-from finetune_api.resource import Dataset, RowType, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.sources import Dataset, RowType
 from finetune_trainer.errors import RowError, RunError
 from finetune_trainer.pairs import RowMaker
 from finetune_trainer.row_types import check_references, row_maker, template_warnings

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from finetune_api.resource import Format
+from finetune_api.sources import Format
 from finetune_trainer.errors import RowError
 from finetune_trainer.formats import detect_format, read_rows
 from finetune_trainer.rows import Row, rename_columns

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetune_api.names import MANIFEST_FILE, Stage
-from finetune_api.resource import Checksums
+from finetune_api.output import Checksums
 from finetune_api.run import RunResult, RunSpec, StorageAccess
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from finetune_api.resource import Scheduler
+from finetune_api.training import Scheduler
 from finetune_trainer.schedule import make_schedule
 
 FACTORS = {

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from finetune_api.resource import Split
+from finetune_api.sources import Split
 from finetune_trainer.split import Part, assign_parts, part_sizes
 from hypothesis import given
 from hypothesis import strategies as st

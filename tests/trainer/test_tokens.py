@@ -1,7 +1,7 @@
 """Rule L: ids and labels by pieces, whatever the tokenizer."""
 
 import pytest
-from finetune_api.resource import Overlong
+from finetune_api.training import Overlong
 from finetune_trainer.errors import RunError
 from finetune_trainer.texts import TokenRow, fitted, pair_text
 from finetune_trainer.tokens import RowTokenizer

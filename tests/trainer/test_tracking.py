@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetune_api.names import Stage
-from finetune_api.resource import Sink
+from finetune_api.output import Sink
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Comparison, EvaluationStatus, HistoryRow, Metrics
 from finetune_trainer.store import FileStore

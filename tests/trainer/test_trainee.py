@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 import torch
-from finetune_api.resource import Optimizer, Scheduler
+from finetune_api.training import Optimizer, Scheduler
 from finetune_trainer.loss import LossModel
 from finetune_trainer.optimizer import make_optimizer, trained_by_name
 from finetune_trainer.schedule import make_schedule

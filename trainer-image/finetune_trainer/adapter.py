@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from pydantic.alias_generators import to_camel
 from safetensors.torch import load_file

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from finetune_api.names import FailureClass
-from finetune_api.resource import Hyperparameters, Overlong, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.training import Hyperparameters, Overlong
 
 from finetune_trainer.chat_template import ChatWriter
 from finetune_trainer.data_files import DataSource

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.resource import Dataset, Format
+from finetune_api.sources import Dataset, Format
 
 from finetune_trainer.formats import COLUMNAR
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_api.names import FailureClass
-from finetune_api.resource import Dataset, Format
 from finetune_api.run import RunSpec, SecretFolder, StorageAccess
+from finetune_api.sources import Dataset, Format
 
 from finetune_trainer.data_files import DataFile, DataSource, public_uri
 from finetune_trainer.errors import RunError

@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 from finetune_api.names import FailureClass
-from finetune_api.resource import Role, Split, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.sources import Role, Split
 
 from finetune_trainer.errors import RunError
 from finetune_trainer.split import Mask, Part, Parts, assign_parts

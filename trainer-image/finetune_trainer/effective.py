@@ -3,8 +3,9 @@
 from decimal import ROUND_CEILING, Decimal
 
 from finetune_api.names import FailureClass
-from finetune_api.resource import Hyperparameters, MethodType, TrainingSpec
+from finetune_api.resource import TrainingSpec
 from finetune_api.status import EarlyStoppingStatus, EffectiveHyperparameters
+from finetune_api.training import Hyperparameters, MethodType
 
 from finetune_trainer.errors import RunError
 

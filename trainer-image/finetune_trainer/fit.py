@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.resource import Optimizer
+from finetune_api.training import Optimizer
 
 from finetune_trainer.batch import Batch
 from finetune_trainer.checkpoint import Checkpoints, Snapshot

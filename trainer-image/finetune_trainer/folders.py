@@ -7,7 +7,7 @@ dataset's role, or the only one there is: never all of them, since nobody wants 
 import re
 
 from finetune_api.names import FailureClass
-from finetune_api.resource import Format, Role
+from finetune_api.sources import Format, Role
 
 from finetune_trainer.errors import RunError, quoted
 from finetune_trainer.formats import format_of_name

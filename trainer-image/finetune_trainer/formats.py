@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from finetune_api.resource import Format
+from finetune_api.sources import Format
 
 from finetune_trainer.columnar import (
     ARROW_FILE_MAGIC,

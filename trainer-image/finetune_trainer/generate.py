@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from finetune_api.resource import Generation
+from finetune_api.evaluation import Generation
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from finetune_api.names import FailureClass
-from finetune_api.resource import Dataset, Format, Role
 from finetune_api.run import RunSpec
+from finetune_api.sources import Dataset, Format, Role
 
 from finetune_trainer.chat_template import ChatWriter
 from finetune_trainer.corpus import Corpus

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from finetune_api.resource import Optimizer, Scheduler
 from finetune_api.status import EffectiveHyperparameters, HistoryRow, Metrics, Progress
+from finetune_api.training import Optimizer, Scheduler
 
 from finetune_trainer.checkpoint import Snapshot
 from finetune_trainer.curve import Curve, Interval

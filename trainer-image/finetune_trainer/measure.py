@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from finetune_api.evaluation import Evaluation, Generation
 from finetune_api.metrics import METRICS, Metric
-from finetune_api.resource import Evaluation, Generation, TrainingSpec
+from finetune_api.resource import TrainingSpec
 from finetune_api.status import Comparison, EvaluationStatus
 from transformers import GenerationConfig, PreTrainedModel
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from finetune_api.resource import Optimizer
+from finetune_api.training import Optimizer
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.resource import Lora, Method, MethodType, Quantization, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.training import Lora, Method, MethodType, Quantization
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.names import FailureClass
-from finetune_api.resource import GradientCheckpointing
 from finetune_api.status import PlanStatus
+from finetune_api.training import GradientCheckpointing
 
 from finetune_trainer.errors import RunError
 

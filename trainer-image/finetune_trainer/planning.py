@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.resource import GradientCheckpointing, MethodType
 from finetune_api.run import RunSpec
 from finetune_api.status import PlanStatus
+from finetune_api.training import GradientCheckpointing, MethodType
 
 from finetune_trainer.batch import Batch
 from finetune_trainer.errors import RunError

@@ -2,7 +2,7 @@
 
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.resource import Quantization
+from finetune_api.training import Quantization
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from finetune_api.base import StrictModel
 from finetune_api.names import FailureClass
-from finetune_api.resource import Quantization
+from finetune_api.training import Quantization
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.names import LOCK_FILE, MANIFEST_FILE, FailureClass
-from finetune_api.resource import BaseModelSource, Quantization, TrainingSpec
+from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunIdentity, RunSpec, SecretFolder, StorageAccess
+from finetune_api.sources import BaseModelSource
+from finetune_api.training import Quantization
 from peft import PeftModel
 from pydantic import ValidationError
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from finetune_api.names import FailureClass
-from finetune_api.resource import Dataset, RowType, TrainingSpec
+from finetune_api.resource import TrainingSpec
+from finetune_api.sources import Dataset, RowType
 
 from finetune_trainer.errors import RunError, quoted
 from finetune_trainer.pairs import NO_TEXT, ChatMaker, InfixMaker, PairMaker, RowMaker

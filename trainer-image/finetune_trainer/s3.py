@@ -26,7 +26,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from finetune_api.names import FailureClass
-from finetune_api.resource import Checksums
+from finetune_api.output import Checksums
 from finetune_api.run import StorageAccess
 
 from finetune_trainer.credentials import read_keys

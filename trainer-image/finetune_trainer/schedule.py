@@ -9,7 +9,7 @@ a new lowest loss.
 from collections.abc import Callable
 from typing import Any
 
-from finetune_api.resource import Scheduler
+from finetune_api.training import Scheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers.optimization import (

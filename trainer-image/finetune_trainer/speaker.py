@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import overload
 
+from finetune_api.evaluation import Evaluation, Generation
 from finetune_api.metrics import Metric
 from finetune_api.names import FailureClass
-from finetune_api.resource import Evaluation, Generation
 
 from finetune_trainer.answers import check_labels
 from finetune_trainer.chat_template import ChatWriter

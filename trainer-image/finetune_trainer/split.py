@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
-from finetune_api.resource import Split
+from finetune_api.sources import Split
 
 
 class Part(IntEnum):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from finetune_api.names import FailureClass
-from finetune_api.resource import Lora
+from finetune_api.training import Lora
 from peft import LoraConfig
 from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers

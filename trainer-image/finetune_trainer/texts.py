@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from finetune_api.resource import Overlong
+from finetune_api.training import Overlong
 
 from finetune_trainer.prepared import Flags, Ids
 

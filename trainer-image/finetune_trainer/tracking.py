@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from finetune_api.names import TRACKING_FOLDER
-from finetune_api.resource import Sink
+from finetune_api.output import Sink
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import HistoryRow, Metrics
 

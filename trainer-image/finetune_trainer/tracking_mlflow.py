@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from finetune_api.names import MLFLOW_PASSWORD, MLFLOW_TOKEN, MLFLOW_USERNAME
-from finetune_api.resource import Mlflow
+from finetune_api.output import Mlflow
 from finetune_api.run import RunSpec
 from mlflow import environment_variables as environment
 from mlflow.entities import Metric, Param

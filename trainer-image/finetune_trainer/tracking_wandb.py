@@ -7,7 +7,7 @@ from pathlib import Path
 
 import wandb
 from finetune_api.names import WANDB_KEY
-from finetune_api.resource import Wandb
+from finetune_api.output import Wandb
 from finetune_api.run import RunSpec
 
 from finetune_trainer.credentials import read_secret

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from finetune_api.names import Activity, Stage
-from finetune_api.resource import ArtifactForm, MethodType, Quantization
+from finetune_api.output import ArtifactForm
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import EvaluationStatus
+from finetune_api.training import MethodType, Quantization
 from peft import PeftModel
 
 from finetune_trainer.artifact import (

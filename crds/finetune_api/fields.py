@@ -1,0 +1,70 @@
+"""Kinds of fields that several parts of the spec have: quantities, names, references."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from finetune_api.base import Model, cel, rules
+
+NO_DOT_DOT = cel("!self.split('/').exists(part, part == '..')", "a URI may not contain '..' as a path part")
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(str),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$",
+            "maxLength": 32,
+        }
+    ),
+]
+"""A Kubernetes quantity such as `4`, `500m` or `32Gi`."""
+
+
+CPU_PATTERN = r"^([0-9]+(\.[0-9]{1,3})?|[0-9]+m)$"
+
+
+Cpu = Annotated[
+    str,
+    BeforeValidator(str),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": CPU_PATTERN,
+            "maxLength": 16,
+            **rules(
+                cel("type(self) == int ? self >= 1 : true", "trainer.cpu must be at least 1, or a part such as 500m")
+            ),
+        }
+    ),
+]
+"""CPUs: `4`, `1.5` or `1500m`."""
+
+
+CLASS_NAME_PATTERN = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
+
+
+KEYS_HAVE_A_SIZE = cel("self.all(key, key.size() > 0 && key.size() <= 253)", "a key has 1 to 253 characters")
+
+
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+Template = Annotated[str, Field(min_length=1, max_length=16384)]
+
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class SecretRef(Model):
+    """A Secret in the namespace of the Finetune. The operator never reads it; the pod that needs it mounts it."""
+
+    name: Name
+    """Name of the Secret."""
+
+
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"

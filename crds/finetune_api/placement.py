@@ -1,0 +1,93 @@
+"""Where the pods of a run go, and what they get."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.base import Model, cel, rules
+from finetune_api.fields import CLASS_NAME_PATTERN, KEYS_HAVE_A_SIZE, LABEL_VALUE_PATTERN, Cpu, Quantity
+
+
+class TolerationOperator(StrEnum):
+    """How a toleration compares its key."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """What a taint does."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class Toleration(Model):
+    """A core/v1 Toleration."""
+
+    key: str | None = Field(default=None, max_length=317)
+    """Taint key; empty with operator `Exists` tolerates everything."""
+    operator: TolerationOperator | None = None
+    """`Exists` or `Equal`."""
+    value: str | None = Field(default=None, max_length=63)
+    """Taint value."""
+    effect: TaintEffect | None = None
+    """`NoSchedule`, `PreferNoSchedule` or `NoExecute`; empty = all."""
+    toleration_seconds: int | None = Field(default=None, ge=0, le=2_147_483_647)
+    """How long `NoExecute` is tolerated, in seconds."""
+
+
+class Trainer(Model):
+    """The train pod. `prepare` runs on CPU and takes the operator's own sizes."""
+
+    gpus_per_node: int = Field(default=1, ge=0, le=16)
+    """GPUs of the pod, each with a process of its own that takes its share of every step; 0 trains on CPU."""
+    gpu_resource: str = Field(
+        default="nvidia.com/gpu",
+        max_length=253,
+        json_schema_extra={"pattern": r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"},
+    )
+    """Resource name of a GPU, such as `nvidia.com/gpu` or `amd.com/gpu`."""
+    cpu: Cpu = "4"
+    """CPU request and limit; on CPU also the number of threads."""
+    memory: Quantity = "32Gi"
+    """Memory request and limit."""
+    ephemeral_storage: Quantity = "100Gi"
+    """Disk request and limit, scratch folder included."""
+    shared_memory: Quantity = "8Gi"
+    """Size of /dev/shm; counts as memory."""
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict, max_length=32, json_schema_extra=rules(KEYS_HAVE_A_SIZE)
+    )
+    """Labels a node must have."""
+    tolerations: list[Toleration] = Field(
+        default_factory=list, max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """Taints the pod tolerates."""
+    priority_class_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
+    """PriorityClass of the pod."""
+    runtime_class_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
+    """RuntimeClass of the pod."""
+    scheduler_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
+    """Scheduler of the pod; empty = the default scheduler."""
+    termination_grace_period_seconds: int = Field(default=300, ge=1, le=3600)
+    """Seconds a pod gets to leave when it is stopped."""
+
+
+class Queue(Model):
+    """A queue that decides when the run may take its resources, such as Kueue's."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "self.priorityClassName == '' || self.name != ''",
+                "queue.priorityClassName is only allowed with queue.name",
+            )
+        )
+    )
+    name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
+    """LocalQueue of the namespace: the Jobs carry its name and are created suspended. Empty = no queue."""
+    priority_class_name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
+    """WorkloadPriorityClass of the Jobs."""
