@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api import resource
+from finetune_api import output
 from finetune_api.failures import POLICIES
 from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Exit, FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
@@ -111,7 +111,7 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
 
 def _untold(spec: RunSpec) -> RunSpec:
     """The order of a rank whose progress another one tells."""
-    training = spec.training.model_copy(update={"tracking": resource.Tracking()})
+    training = spec.training.model_copy(update={"tracking": output.Tracking()})
     return spec.model_copy(update={"report": None, "training": training})
 
 
