@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from bench.machine import machine
 from bench.workload import quickstart_workload
 
 REPEATS = 3
@@ -57,7 +56,6 @@ def main(repeats: int) -> None:
     print(f"| what | seconds, median of {repeats} |\n| -- | --: |")
     for what, seconds in rows:
         print(f"| {what} | {seconds:.2f} |")
-    print(f"\n{machine()}")
 
 
 if __name__ == "__main__":
