@@ -35,6 +35,7 @@ CHANGES: dict[str, Any] = {
     "output": {"uri": "s3://elsewhere/models"},
     "storage": {"region": "eu-central-1"},
     "trainer": {"memory": "1Gi"},
+    "tracking": {"sinks": ["tensorboard"]},
     "queue": {"name": "gpus"},
     "managedBy": "example.com/another",
 }

@@ -54,7 +54,7 @@ def artifact_of(folder: Path) -> Path:
 
 def log_rows(artifact: Path) -> list[dict[str, Any]]:
     """The training log without what the clock decides."""
-    clock = ("etaSeconds", "tokensPerSecond")
+    clock = ("etaSeconds", "tokensPerSecond", "evaluationSeconds")
     lines = (artifact / "training_log.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
 

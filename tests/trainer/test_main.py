@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetune_api.names import ENV_LOG_FORMAT, MANIFEST_FILE, Exit, FailureClass, Stage
+from finetune_api.names import ENV_LOG_FORMAT, Exit, FailureClass, Stage
 from finetune_api.run import ReportTarget, RunResult, RunSpec
 from finetune_trainer.__main__ import main, read_run, unexpected_failure
 from finetune_trainer.errors import RunError, Termination
@@ -67,26 +67,6 @@ def test_both_stages_run_as_commands_and_report_over_http(tmp_path: Path) -> Non
     assert result.artifact.uri.endswith("/artifacts/1-feedbeef")
     assert {report.stage for report in server.reports} == set(Stage)
     assert max(len(report.history) for report in server.reports) > 5
-
-
-def test_sigterm_while_training_exits_143_and_publishes_nothing(tmp_path: Path) -> None:
-    endless = {"maxSteps": 1_000_000, "learningRate": 1e-4, "loggingSteps": 1}
-    run = a_story_run(tmp_path, hyperparameters=endless)
-    path = written(tmp_path, run)
-    prepared = started("prepare", path)
-    prepared.communicate()
-    assert prepared.returncode == 0
-    process = started("train", path)
-    assert process.stderr is not None
-    while "step 1/" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate()
-    assert process.returncode == Exit.TERMINATED
-    failure = result_in(out).failure
-    assert failure is not None
-    assert failure.failure_class is FailureClass.PREEMPTED
-    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
 
 
 def test_sigterm_after_the_outcome_changes_neither_result_nor_exit_code(tmp_path: Path) -> None:

@@ -124,5 +124,5 @@ def test_what_prepare_has_told_already_is_in_the_manifest_and_not_in_the_result(
     assert (result.resolved, result.effective_hyperparameters) == (None, None)
     assert existing_result(store, run) == result
     manifest = json.loads(store.get_bytes(MANIFEST_FILE))
-    assert manifest["result"]["resolved"] == {"parameters": 7}
+    assert manifest["result"]["resolved"]["parameters"] == 7
     assert manifest["result"]["effectiveHyperparameters"] == {"seed": 1}

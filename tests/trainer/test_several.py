@@ -65,9 +65,9 @@ def result_of(process: subprocess.Popen[str]) -> RunResult:
     return RunResult.model_validate_json(out)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_two_processes_publish_one_artifact_and_measure_what_one_process_does(tmp_path: Path, method: str) -> None:
-    run = a_prepared_run(tmp_path, HALF, method)
+def test_two_processes_publish_one_artifact_and_measure_what_one_process_does(tmp_path: Path) -> None:
+    """Full, whose weights are shards; an adapter's processes are compared with one in test_parallel.py."""
+    run = a_prepared_run(tmp_path, HALF, "full")
     process = started(tmp_path, run)
     found = result_of(process)
     assert process.returncode == Exit.OK
@@ -75,7 +75,7 @@ def test_two_processes_publish_one_artifact_and_measure_what_one_process_does(tm
     assert found.evaluation is not None
     assert found.metrics is not None
     assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == [found.artifact.uri.rpartition("/")[2]]
-    run = a_story_run(tmp_path / "alone", tmp_path / "model", method={"type": method}, hyperparameters=WHOLE)
+    run = a_story_run(tmp_path / "alone", tmp_path / "model", method={"type": "full"}, hyperparameters=WHOLE)
     alone = tell(run).result
     assert alone.evaluation is not None
     assert alone.metrics is not None
