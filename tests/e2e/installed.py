@@ -68,6 +68,14 @@ class Product:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"out/{NAMESPACE}/{name}/")
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
+    def published_by(self, name: str) -> list[str]:
+        """What it has published, or begun to; checkpoints have manifests of their own, and are no artifact."""
+        return [
+            key
+            for key in self.keys_of(name)
+            if "/artifacts/" in key or (key.endswith("/manifest.json") and "/checkpoints/" not in key)
+        ]
+
     def read_json(self, uri: str) -> dict[str, Any]:
         """A JSON object in S3."""
         return dict(json.loads(self._read(uri)))
