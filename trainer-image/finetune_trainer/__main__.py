@@ -116,9 +116,13 @@ def _untold(spec: RunSpec) -> RunSpec:
 
 
 def _train_in_team(rank: int, spec: RunSpec, report: Reporter) -> RunResult:
+    from finetune_trainer.compute import require_gpu
     from finetune_trainer.parallel import joined
 
-    with joined(rank, spec.devices, spec.processes, rank % spec.processes if spec.gpus else None) as team:
+    gpu = rank % spec.processes if spec.gpus else None
+    if gpu is not None:
+        require_gpu(spec.gpus, gpu)  # Before the others are met, who would wait for this one.
+    with joined(rank, spec.devices, spec.processes, gpu) as team:
         return _train(spec, report, team)
 
 

@@ -45,10 +45,15 @@ def compute_for(gpus: int, threads: int | None, gpu: int = 0) -> Compute:
         torch.set_num_threads(threads)
     if gpus == 0:
         return Compute(torch.device("cpu"), torch.float32)
+    require_gpu(gpus, gpu)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Compute(torch.device("cuda", gpu), torch.bfloat16 if has_bf16 else torch.float32)
+
+
+def require_gpu(gpus: int, gpu: int) -> None:
+    """Raises RunError (Infrastructure, GpuNotFound) where CUDA does not see number `gpu` of the pod's `gpus`."""
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if seen <= gpu:
         message = f"the run was given {gpus} GPU, but CUDA sees {seen or 'none'} in this pod"
         remedy = "Check the node's driver and device plugin, or set trainer.gpusPerNode to 0 to train on CPU."
         raise RunError(FailureClass.INFRASTRUCTURE, "GpuNotFound", message, remedy)
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Compute(torch.device("cuda", gpu), torch.bfloat16 if has_bf16 else torch.float32)

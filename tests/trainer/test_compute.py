@@ -1,0 +1,21 @@
+"""Where a run computes, and what is said where its GPU is not there."""
+
+import pytest
+import torch
+from finetune_api.names import FailureClass
+from finetune_trainer.compute import compute_for, require_gpu
+from finetune_trainer.errors import RunError
+
+
+def test_a_run_without_gpus_computes_in_fp32_on_the_cpu() -> None:
+    compute = compute_for(gpus=0, threads=None)
+    assert (compute.device.type, compute.dtype) == ("cpu", torch.float32)
+
+
+def test_a_gpu_that_is_not_seen_is_no_stack_trace_but_a_cluster_to_look_at() -> None:
+    beyond = torch.cuda.device_count()
+    with pytest.raises(RunError, match=f"was given {beyond + 1} GPU, but CUDA sees") as refused:
+        require_gpu(gpus=beyond + 1, gpu=beyond)
+    assert refused.value.failure_class is FailureClass.INFRASTRUCTURE
+    assert refused.value.reason == "GpuNotFound"
+    assert "trainer.gpusPerNode" in refused.value.remedy
