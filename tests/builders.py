@@ -46,7 +46,7 @@ def some_settings(**changes: Any) -> Settings:
 def a_pod(**changes: Any) -> Pod:
     """A pod that has just been made."""
     facts: dict[str, Any] = dict.fromkeys(Pod.__dataclass_fields__)
-    facts |= {"name": "story-pod", "uid": "pod-uid", "phase": "Pending", "created_at": NOON}
+    facts |= {"name": "story-pod", "uid": "pod-uid", "phase": "Pending", "created_at": NOON, "index": 0}
     return Pod(**(facts | changes))
 
 

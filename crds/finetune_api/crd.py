@@ -95,7 +95,7 @@ def spec_schema() -> Schema:
     schema = structural(FinetuneSpec.model_json_schema(by_alias=True))
     schema["x-kubernetes-validations"] = [
         *(creation_only(rule) for rule in CREATION_RULES),
-        *(immutable(field) for field in schema["properties"] if field not in MUTABLE_FIELDS),
+        *(immutable(field) for field in immutable_fields(schema["properties"])),
     ]
     return schema
 
@@ -109,6 +109,15 @@ def status_schema() -> Schema:
 def creation_only(rule: Schema) -> Schema:
     """The rule, silent on updates: an object that was stored before the rule came must still accept its changes."""
     return rule | {"rule": f"oldSelf.hasValue() || ({rule['rule']})", "optionalOldSelf": True}
+
+
+def immutable_fields(properties: Schema) -> Iterator[str]:
+    """Paths below `spec` that may not change: whole fields, or the other fields of an object with one that may."""
+    for name, schema in properties.items():
+        if any(path.startswith(f"{name}.") for path in MUTABLE_FIELDS):
+            yield from (path for sub in schema["properties"] if (path := f"{name}.{sub}") not in MUTABLE_FIELDS)
+        elif name not in MUTABLE_FIELDS:
+            yield name
 
 
 def immutable(field: str) -> Schema:

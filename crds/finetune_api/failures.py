@@ -21,6 +21,12 @@ class Next(StrEnum):
     """Training again at once on the next rung of the memory ladder, not counted, until the policy's last rung."""
 
 
+PEER_LOST = "PeerLost"
+"""Reason of a training process that failed because another one was gone."""
+
+TERMINATED = "Terminated"
+"""Reason of one that was told to stop."""
+
 MEMORY_RUNGS = 3
 """Last rung of the memory ladder. Rung r trains in micro-batches of 1/2^r of the planned size, from rung 2 on with
 activation checkpointing; the rows of a step stay the same."""

@@ -73,6 +73,18 @@ ENV_LOG_FORMAT = "FINETUNE_LOG_FORMAT"
 ENV_NODE_RANK = "JOB_COMPLETION_INDEX"
 """Which pod of a gang this is, from 0. Kubernetes sets it in every pod of an Indexed Job."""
 
+NODE_RANK_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+"""The same number, as an annotation of the pod."""
+
+RENDEZVOUS_PORT = 29500
+"""Port of the first pod of a gang on which all of them meet; torchrun's own default."""
+
+RESERVED_POD_LABELS = (MANAGED_BY_LABEL, QUEUE_LABEL, "job-name", "controller-uid")
+"""Labels of a train pod that are not the user's to set, beside those below `RESERVED_PREFIXES`."""
+
+RESERVED_PREFIXES = (f"{GROUP}/", "batch.kubernetes.io/")
+"""Labels and annotations below these belong to the operator and to the Job controller."""
+
 S3_ACCESS_KEY = "AWS_ACCESS_KEY_ID"
 S3_SECRET_KEY = "AWS_SECRET_ACCESS_KEY"
 S3_SESSION_TOKEN = "AWS_SESSION_TOKEN"

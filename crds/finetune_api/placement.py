@@ -1,10 +1,11 @@
 """Where the pods of a run go, and what they get."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from finetune_api import names
 from finetune_api.base import Model, cel, rules
 from finetune_api.fields import CLASS_NAME_PATTERN, KEYS_HAVE_A_SIZE, LABEL_VALUE_PATTERN, Cpu, Quantity
 
@@ -39,11 +40,22 @@ class Toleration(Model):
     """How long `NoExecute` is tolerated, in seconds."""
 
 
-class Trainer(Model):
-    """The train pod. `prepare` runs on CPU and takes the operator's own sizes."""
+def _not_reserved(field: str, *keys: str) -> dict[str, Any]:
+    """The rule that a map of the user's sets nothing that others rely on."""
+    prefixes = " || ".join(f"key.startsWith('{prefix}')" for prefix in names.RESERVED_PREFIXES)
+    listed = ", ".join(f"'{key}'" for key in keys)
+    reserved = f"{prefixes} || key in [{listed}]" if keys else prefixes
+    owned = ", ".join([*(f"{prefix}*" for prefix in names.RESERVED_PREFIXES), *keys])
+    return cel(f"!self.exists(key, {reserved})", f"trainer.{field} may not set {owned}: the operator does")
 
+
+class Trainer(Model):
+    """The train pods. `prepare` runs on CPU and takes the operator's own sizes."""
+
+    nodes: int = Field(default=1, ge=1, le=64)
+    """Pods that train together, as one gang: each has the size below, and the loss of one starts all of them again."""
     gpus_per_node: int = Field(default=1, ge=0, le=16)
-    """GPUs of the pod, each with a process of its own that takes its share of every step; 0 trains on CPU."""
+    """GPUs of each pod, each with a process of its own that takes its share of every step; 0 trains on CPU."""
     gpu_resource: str = Field(
         default="nvidia.com/gpu",
         max_length=253,
@@ -74,6 +86,18 @@ class Trainer(Model):
     """Scheduler of the pod; empty = the default scheduler."""
     termination_grace_period_seconds: int = Field(default=300, ge=1, le=3600)
     """Seconds a pod gets to leave when it is stopped."""
+    pod_labels: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict,
+        max_length=32,
+        json_schema_extra=rules(KEYS_HAVE_A_SIZE, _not_reserved("podLabels", *names.RESERVED_POD_LABELS)),
+    )
+    """Further labels of the train pods, for schedulers and meshes that ask for some."""
+    pod_annotations: dict[str, Annotated[str, Field(max_length=4096)]] = Field(
+        default_factory=dict,
+        max_length=32,
+        json_schema_extra=rules(KEYS_HAVE_A_SIZE, _not_reserved("podAnnotations")),
+    )
+    """Annotations of the train pods, such as Volcano's `scheduling.volcano.sh/queue-name`."""
 
 
 class Queue(Model):
@@ -90,4 +114,4 @@ class Queue(Model):
     name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
     """LocalQueue of the namespace: the Jobs carry its name and are created suspended. Empty = no queue."""
     priority_class_name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
-    """WorkloadPriorityClass of the Jobs."""
+    """WorkloadPriorityClass of the Jobs. One that replaces another reaches Jobs that are still in the queue."""

@@ -68,20 +68,21 @@ MUTABLE_FIELDS = frozenset(
         "activeDeadlineSeconds",
         "cancel",
         "pendingDeadlineSeconds",
+        "queue.priorityClassName",
         "retryLimit",
         "suspend",
         "ttlSecondsAfterFinished",
     }
 )
-"""Fields of `spec` that may change after creation; the CRD generator forbids it for every other."""
+"""Fields of `spec`, and fields of its objects, that may change; the CRD generator forbids it for every other."""
 
 
 CREATION_RULES = (
     cel(
-        "self.trainer.gpusPerNode <= 1 || self.method.type == 'lora' || "
+        "(self.trainer.nodes == 1 && self.trainer.gpusPerNode <= 1) || self.method.type == 'lora' || "
         "self.hyperparameters.optimizer in ['adamw', 'adam', 'sgd']",
-        "hyperparameters.optimizer must be adamw, adam or sgd with method.type full and trainer.gpusPerNode above 1: "
-        "no process holds a whole tensor then",
+        "hyperparameters.optimizer must be adamw, adam or sgd with method.type full and trainer.nodes or "
+        "trainer.gpusPerNode above 1: no process holds a whole tensor then",
     ),
     cel(
         f"self.hyperparameters.evalSteps == 0 || {NEEDS_DEV_ROWS}",
@@ -120,7 +121,7 @@ class FinetuneSpec(TrainingSpec):
     storage: Storage = Storage()
     """How S3 is reached."""
     trainer: Trainer = Trainer()
-    """The train pod."""
+    """The train pods."""
     queue: Queue = Queue()
     """A queue in front of the pods. Time in it counts in no deadline."""
     retry_limit: int = Field(default=3, ge=0, le=100)

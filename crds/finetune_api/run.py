@@ -104,7 +104,9 @@ class RunSpec(StrictModel):
     nodes: int = Field(default=1, ge=1)
     """Pods that train together; which of them a pod is says its environment (`ENV_NODE_RANK`)."""
     rendezvous: str | None = Field(default=None, pattern=r"^[^:]+:\d+$")
-    """`HOST:PORT` on the first pod, where several pods meet; None = this pod is alone."""
+    """`HOST:PORT` on the first pod, where several pods meet to train; None = this pod is alone."""
+    meeting_seconds: int = Field(default=900, ge=1)
+    """How long they wait for one another: some may still be waiting for a node, or for their image."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each pod; None = as many as there are."""
     memory_bytes: int | None = Field(default=None, ge=1)
@@ -123,8 +125,8 @@ class RunSpec(StrictModel):
     def _one_device_each(self) -> Self:
         if self.gpus and self.processes > self.gpus:
             raise ValueError(f"processes is {self.processes}, but there are {self.gpus} gpus")
-        if (self.nodes > 1) != (self.rendezvous is not None):
-            raise ValueError("nodes above 1 and rendezvous need each other")
+        if self.rendezvous is not None and self.nodes == 1:
+            raise ValueError("rendezvous is for nodes above 1")
         return self
 
 

@@ -51,6 +51,21 @@ class Condition(Model):
     """Generation of the spec this was decided from."""
 
 
+class Failure(Model):
+    """Why the run, or its newest attempt, failed."""
+
+    failure_class: FailureClass = Field(alias="class")
+    """Kind of failure; it decides what happens next."""
+    reason: Annotated[str, Field(min_length=1, max_length=128)]
+    """CamelCase word for programs."""
+    message: Annotated[str, Field(max_length=2048)]
+    """What is wrong, where, and the limit."""
+    remedy: Annotated[str, Field(max_length=1024)] = ""
+    """What to do."""
+    exit_code: int | None = None
+    """Exit code of the trainer, where there was one."""
+
+
 class StageStatus(Model):
     """One stage of the run."""
 
@@ -59,15 +74,15 @@ class StageStatus(Model):
     attempt: int = Field(default=1, ge=1)
     """Number of the newest try; its Job carries it in its name."""
     started_at: datetime | None = None
-    """When the first pod of the newest attempt started."""
+    """When the newest attempt started: its pod, or the last pod of its gang."""
     finished_at: datetime | None = None
     """When its newest attempt ended."""
     waiting_since: datetime | None = None
     """Since when its newest attempt has been asked for; it counts until the pod starts."""
     waited_seconds: int | None = Field(default=None, ge=0)
     """How long its newest attempt had waited to start when it was given up; `spec.pendingDeadlineSeconds` bounds it."""
-    disruption: Annotated[str, Field(max_length=128)] | None = None
-    """Why the cluster took the pod of this attempt away, noted when first seen: a pod that is gone tells nothing."""
+    cause: Failure | None = None
+    """What a pod of this attempt died of, or was taken away for, noted when seen: a pod that is gone tells nothing."""
     message: Text | None = None
     """What it is doing or waiting for, in the scheduler's or kubelet's own words where they have some."""
 
@@ -318,21 +333,6 @@ class ArtifactStatus(Model):
     """SHA-256 of the manifest."""
     files: int = Field(ge=0)
     """Number of files."""
-
-
-class Failure(Model):
-    """Why the run, or its newest attempt, failed."""
-
-    failure_class: FailureClass = Field(alias="class")
-    """Kind of failure; it decides what happens next."""
-    reason: Annotated[str, Field(min_length=1, max_length=128)]
-    """CamelCase word for programs."""
-    message: Annotated[str, Field(max_length=2048)]
-    """What is wrong, where, and the limit."""
-    remedy: Annotated[str, Field(max_length=1024)] = ""
-    """What to do."""
-    exit_code: int | None = None
-    """Exit code of the trainer, where there was one."""
 
 
 class FinetuneStatus(Model):

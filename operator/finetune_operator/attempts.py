@@ -3,13 +3,18 @@
 The table of design: what a pod says of itself comes first, then what the cluster did to it, then its exit code.
 """
 
-from finetune_api.failures import POLICIES
+from collections.abc import Iterator
+
+from finetune_api.failures import PEER_LOST, POLICIES, TERMINATED
 from finetune_api.names import Exit, FailureClass, Stage
 from finetune_api.run import RunResult
 from finetune_api.status import Failure
 from pydantic import ValidationError
 
 from finetune_operator.observed import Job, Pod, Report
+
+NO_MESSAGE = "NoMessage"
+"""Reason of a pod that ended without a readable message."""
 
 CLASS_OF_EXIT_CODE = {
     Exit.USER_ERROR: FailureClass.INVALID_CONFIG,
@@ -20,6 +25,9 @@ CLASS_OF_EXIT_CODE = {
     Exit.TERMINATED: FailureClass.PREEMPTED,
 }
 """The class of an exit code whose message was lost."""
+
+TOLD_TO_STOP = (TERMINATED, NO_MESSAGE)
+"""Reasons of a pod that ended on SIGTERM, whoever sent it."""
 
 MESSAGE_LENGTH = 1024
 """Longest message of a failure in the status."""
@@ -33,7 +41,7 @@ PREPARE_REMEDIES = {
 
 def result_of(job: Job, report: Report | None) -> RunResult | None:
     """What a stage found, from the termination message, else from its last report; None when neither is there."""
-    for pod in job.pods:
+    for pod in job.first_pods:
         if (result := parse_result(pod.message, job.stage)) and result.failure is None:
             return result
     reported = _reported_result(job, report)
@@ -42,27 +50,52 @@ def result_of(job: Job, report: Report | None) -> RunResult | None:
 
 def findings_of(job: Job, report: Report | None) -> RunResult | None:
     """What a failed attempt had measured before it failed, where it says so."""
-    said = [parse_result(pod.message, job.stage) for pod in job.pods]
+    said = [parse_result(pod.message, job.stage) for pod in job.first_pods]
     return next((result for result in [*said, _reported_result(job, report)] if result and result.evaluation), None)
 
 
-def failure_of(job: Job, report: Report | None, disruption: str | None = None) -> Failure:
-    """Why an attempt failed, judged over all its pods; `disruption` is what was noted of one that may be gone."""
-    said = [result.failure for pod in job.pods if (result := parse_result(pod.message, job.stage)) and result.failure]
-    if said:
-        return with_remedy(said[0], job.stage)
-    reason = next((pod.disruption for pod in job.pods if pod.disruption), disruption)
-    if reason:
-        return a_failure(FailureClass.PREEMPTED, reason, f"the cluster took the pod of {job.name} away", job.stage)
+def failure_of(job: Job, report: Report | None, noted: Failure | None = None) -> Failure:
+    """Why an attempt failed, judged over all its pods; `noted` is what was seen of one that may be gone."""
+    return cause_of(job, report, noted) or _failure_without_pod(job)
+
+
+def cause_of(job: Job, report: Report | None = None, noted: Failure | None = None) -> Failure | None:
+    """The failure that explains the others, of those that the attempt's pods have had so far; None without one."""
     reported = _reported_result(job, report)
-    if reported and reported.failure:
-        return with_remedy(reported.failure, job.stage)
-    return next((found for pod in job.pods if (found := _failure_of_pod(pod, job.stage))), _failure_without_pod(job))
+    found = [failure for pod in job.pods for failure in _failures_of_pod(pod, job, reported)]
+    if not job.first_pods and reported and reported.failure:
+        found.append(with_remedy(reported.failure, job.stage))
+    return min([*([noted] if noted else []), *found], key=_distance_from_cause, default=None)
+
+
+def _failures_of_pod(pod: Pod, job: Job, reported: RunResult | None) -> Iterator[Failure]:
+    """What a pod says of itself, and what the cluster did to it; its exit code only where it says nothing."""
+    said = parse_result(pod.message, job.stage) or (reported if pod.index == 0 else None)
+    if said and said.failure:
+        yield with_remedy(said.failure, job.stage)
+    if pod.disruption:
+        message = f"the cluster took pod {pod.name} away"
+        yield a_failure(FailureClass.PREEMPTED, pod.disruption, message, job.stage)
+    elif said is None and (found := _failure_of_pod(pod, job.stage)):
+        yield found
+
+
+def _distance_from_cause(failure: Failure) -> int:
+    """How likely a failure only follows from that of another pod, which leaves a gang without a member.
+
+    The class alone decides but for two: a rank that lost its peer, and a pod that was told to stop, as the Job
+    controller tells all others once one has failed.
+    """
+    if failure.failure_class is FailureClass.PREEMPTED:
+        return 4 if failure.reason in TOLD_TO_STOP else 1
+    if failure.failure_class is FailureClass.INFRASTRUCTURE:
+        return 3 if failure.reason == PEER_LOST else 2
+    return 0
 
 
 def last_words(job: Job, report: Report | None) -> RunResult | None:
     """What an attempt said in the end, whether it failed or not; None where it said nothing."""
-    said = (parse_result(pod.message, job.stage) for pod in job.pods)
+    said = (parse_result(pod.message, job.stage) for pod in job.first_pods)
     return next((result for result in said if result), _reported_result(job, report))
 
 
@@ -124,7 +157,7 @@ def _failure_of_pod(pod: Pod, stage: Stage) -> Failure | None:
     if pod.exit_code:
         kind = CLASS_OF_EXIT_CODE.get(Exit(pod.exit_code)) if pod.exit_code in set(Exit) else None
         message = f"pod {pod.name} ended with exit code {pod.exit_code} and no readable message; see its log"
-        return a_failure(kind or FailureClass.INFRASTRUCTURE, "NoMessage", message, stage, pod.exit_code)
+        return a_failure(kind or FailureClass.INFRASTRUCTURE, NO_MESSAGE, message, stage, pod.exit_code)
     return None
 
 

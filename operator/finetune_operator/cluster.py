@@ -20,6 +20,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.config import ConfigException
 
+from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
 from finetune_operator.observed import Job, JobState, Pod, observed_children
 
@@ -30,6 +31,10 @@ REQUEST_SECONDS = 30
 
 TROUBLE_AGE = timedelta(seconds=10)
 """A Job whose pod has not started for so long is asked for its Events."""
+
+
+TROUBLED_PODS = 4
+"""Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
 
 
 class Key(NamedTuple):
@@ -96,11 +101,12 @@ class Cluster:
         return tuple([await self._with_trouble(job, meta.namespace) for job in found]), orphans
 
     async def _with_trouble(self, job: Job, namespace: str) -> Job:
-        """The Job; where its pod has not started for a while, with the newest warning about either."""
+        """The Job; where its pod has not started for a while, with the newest warning about either, or its queue's."""
         age = datetime.now(UTC) - job.created_at if job.created_at else timedelta(0)
         if job.state is not JobState.RUNNING or job.has_started or age < TROUBLE_AGE:
             return job
-        about = [job.name, *(pod.name for pod in job.pods)]
+        late = [pod.name for pod in job.pods if pod.started_at is None]
+        about = workload_names(job.name, job.uid) if job.is_suspended else [job.name, *late[:TROUBLED_PODS]]
         queries = [[("fieldSelector", f"involvedObject.name={name},type=Warning")] for name in about]
         lists = await asyncio.gather(*(self._list(f"/api/v1/namespaces/{namespace}/events", q) for q in queries))
         events = [event for found in lists for event in found]
@@ -126,6 +132,15 @@ class Cluster:
         """Delete this very Job. Its pods get their grace period, and it stays visible until they are gone."""
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job.name}"
         await self._delete(path, job.uid, propagation="Foreground")
+
+    async def label_job(self, namespace: str, job: Job, labels: Mapping[str, str]) -> None:
+        """Set labels of this very Job. Where they are refused, it keeps its old ones, and the run goes on."""
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job.name}"
+        body = {"metadata": {"uid": job.uid, "labels": labels}}
+        try:
+            await self._request("PATCH", path, body=body, content_type="application/merge-patch+json")
+        except (Conflict, Refused) as error:
+            log.warning("Job %s keeps its labels: %s", job.name, error)
 
     async def delete_finetune(self, finetune: Finetune) -> None:
         """Delete this very Finetune; its children follow by their owner references."""
@@ -210,10 +225,12 @@ class Cluster:
     async def job_labels(self, caller: Caller) -> dict[str, str] | None:
         """Labels of the Job that controls the caller's pod, if a Finetune controls it; None for any other pod.
 
-        The pod's own labels prove nothing: whoever may create pods may write them.
+        Of a gang, the first pod speaks for all. The pod's own labels prove nothing: whoever may create pods may write
+        them.
         """
         pod = await self._get(f"/api/v1/namespaces/{caller.namespace}/pods/{caller.pod_name}")
-        owner = _controller(pod) if pod and pod["metadata"]["uid"] == caller.pod_uid else None
+        is_right = pod is not None and pod["metadata"]["uid"] == caller.pod_uid and _is_first(pod)
+        owner = _controller(pod) if pod and is_right else None
         if owner is None or owner.get("kind") != "Job":
             return None
         job = await self._get(f"/apis/batch/v1/namespaces/{caller.namespace}/jobs/{owner['name']}")
@@ -302,6 +319,10 @@ def _owner_uid(body: Mapping[str, Any]) -> str | None:
 
 def _controller(body: Mapping[str, Any]) -> dict[str, Any] | None:
     return next((owner for owner in body["metadata"].get("ownerReferences", []) if owner.get("controller")), None)
+
+
+def _is_first(pod: Mapping[str, Any]) -> bool:
+    return str(pod["metadata"].get("annotations", {}).get(names.NODE_RANK_ANNOTATION, 0)) == "0"
 
 
 def _caller(status: Mapping[str, Any]) -> Caller | None:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from finetune_api.failures import POLICIES, Next
 from finetune_api.names import MANAGER, ConditionType, FailureClass, Stage, StageState
+from finetune_api.placement import Queue
 from finetune_api.resource import Finetune
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
@@ -46,6 +47,8 @@ class Decision:
     """A Job to create once the status is written."""
     stop: tuple[Job, ...] = ()
     """Jobs to delete once the status is written."""
+    rank: tuple[Job, ...] = ()
+    """Jobs in a queue whose priority is no longer the wanted one."""
     remove: bool = False
     """The Finetune itself is to be deleted: its time after the end is up."""
     check_again: timedelta | None = None
@@ -60,7 +63,8 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
         return _after_the_end(finetune, now)
     step = _story(Run(finetune, observed, settings, now, finetune.status))
     status = concluded(step, finetune.metadata.generation, now)
-    return Decision(status, step.start, step.stop, check_again=step.check_again)
+    rank = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
+    return Decision(status, step.start, step.stop, rank, check_again=step.check_again)
 
 
 def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: bool, now: datetime) -> FinetuneStatus:
@@ -84,6 +88,15 @@ def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: boo
 def is_ours(finetune: Finetune) -> bool:
     """False where `spec.managedBy` names another controller."""
     return finetune.spec.managed_by in ("", MANAGER)
+
+
+def _is_ranked_wrong(job: Job, queue: Queue) -> bool:
+    """True while a Job waits with another priority. Kueue lets it change, but not be taken away, until it is admitted.
+
+    Source: Kueue, "Workload Priority Class".
+    """
+    wanted = queue.priority_class_name
+    return job.is_suspended and not job.is_leaving and bool(wanted) and job.queue_priority != wanted
 
 
 def _after_the_end(finetune: Finetune, now: datetime) -> Decision:
@@ -134,10 +147,10 @@ def _stage(run: Run, stage: Stage) -> Step:
     job = run.observed.job(stage, attempt.number)
     if job is None:
         return _without_job(run, attempt)
-    if job.state is JobState.COMPLETE:
+    if job.state is JobState.COMPLETE or (job.state is JobState.FAILED and _is_published(run, job)):
         return _completed(run, job)
     if job.state is JobState.FAILED and not _active_pod(run):
-        failure = failure_of(job, run.observed.report, stages.noted_disruption(run.status, job))
+        failure = failure_of(job, run.observed.report, stages.noted_cause(run.status, job))
         finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
         run = replace(run, status=finished)
         if findings := findings_of(job, run.observed.report):
@@ -145,6 +158,12 @@ def _stage(run: Run, stage: Stage) -> Step:
         return _after_failure(run, attempt, failure)
     step = _running(run, job)
     return _exceeded(replace(run, status=step.status), stage) or step
+
+
+def _is_published(run: Run, job: Job) -> bool:
+    """True where the first pod had published before another one of its gang failed."""
+    result = result_of(job, run.observed.report)
+    return result is not None and result.artifact is not None
 
 
 def _without_job(run: Run, attempt: Attempt) -> Step:

@@ -1,4 +1,4 @@
-"""Finetune and settings to the objects of one attempt: its run ConfigMap and its Job. Pure."""
+"""Finetune and settings to the objects of one attempt: its run ConfigMap, its Job, a gang's Service. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api import names
 from finetune_api.fields import SecretRef
 from finetune_api.names import Stage
-from finetune_api.placement import Queue
+from finetune_api.placement import Queue, Trainer
 from finetune_api.resource import Finetune, TrainingSpec
 from finetune_api.run import ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
 from finetune_api.sources import Dataset
@@ -23,6 +23,10 @@ NON_ROOT_UID = 65532
 
 TOKEN_SECONDS = 3600
 """Life of the projected report token; the kubelet renews it in time."""
+
+
+MEETING_SECONDS = 300
+"""How long the pods of a gang may take to meet once the last one has started."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,18 @@ def child_name(finetune: Finetune, stage: Stage, attempt: int) -> str:
 
 
 def attempt_manifests(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> list[Manifest]:
-    """ConfigMap and Job of one attempt, in the order in which they are created."""
-    return [_run_config_map(finetune, stage, attempt, settings), _job(finetune, stage, attempt, settings)]
+    """What an attempt is made of, in the order in which it is created."""
+    is_gang = stage is Stage.TRAIN and finetune.spec.trainer.nodes > 1
+    return [
+        *([_gang_service(finetune)] if is_gang else []),
+        _run_config_map(finetune, stage, attempt, settings),
+        _job(finetune, stage, attempt, settings),
+    ]
+
+
+def gang_name(finetune: Finetune) -> str:
+    """Name of the Service that gives the pods of a gang their DNS names: one for all attempts."""
+    return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}"
 
 
 def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> RunSpec:
@@ -69,11 +83,25 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings)
         result_file=names.TERMINATION_LOG,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
         processes=max(1, spec.trainer.gpus_per_node),
+        nodes=spec.trainer.nodes,
+        **(_meeting(finetune, attempt) if stage is Stage.TRAIN and spec.trainer.nodes > 1 else {}),
         threads=_threads(spec.trainer.cpu if stage is Stage.TRAIN else settings.prepare.cpu),
         memory_bytes=_bytes(spec.trainer.memory if stage is Stage.TRAIN else settings.prepare.memory),
         memory_rung=finetune.status.memory_rung if stage is Stage.TRAIN else 0,
         grace_seconds=spec.trainer.termination_grace_period_seconds,
     )
+
+
+def _meeting(finetune: Finetune, attempt: int) -> dict[str, Any]:
+    """Where and how long the pods of a gang wait for one another.
+
+    Whoever waits too long for the last of them to start is the operator, with the scheduler's words.
+    """
+    first_pod = f"{child_name(finetune, Stage.TRAIN, attempt)}-0"
+    return {
+        "rendezvous": f"{first_pod}.{gang_name(finetune)}:{names.RENDEZVOUS_PORT}",
+        "meeting_seconds": finetune.spec.pending_deadline_seconds + MEETING_SECONDS,
+    }
 
 
 def labels(finetune: Finetune, stage: Stage, attempt: int) -> dict[str, str]:
@@ -161,7 +189,7 @@ def _bytes(memory: str) -> int:
     return ceil(float(memory))
 
 
-def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:
+def _owned(finetune: Finetune, name: str, labels: dict[str, str]) -> Manifest:
     owner = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -170,11 +198,28 @@ def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+    namespace = finetune.metadata.namespace
+    return {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": [owner]}
+
+
+def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:
+    return _owned(finetune, child_name(finetune, stage, attempt), labels(finetune, stage, attempt))
+
+
+def _gang_service(finetune: Finetune) -> Manifest:
+    """Headless: it only names pods, `<Job>-<index>.<Service>`, and before they are ready, since they meet then."""
+    selected = {names.LABEL_UID: finetune.metadata.uid, names.LABEL_STAGE: Stage.TRAIN.value}
+    named = {names.MANAGED_BY_LABEL: names.FIELD_MANAGER, names.LABEL_NAME: finetune.metadata.name}
     return {
-        "name": child_name(finetune, stage, attempt),
-        "namespace": finetune.metadata.namespace,
-        "labels": labels(finetune, stage, attempt),
-        "ownerReferences": [owner],
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _owned(finetune, gang_name(finetune), named | selected),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": selected,
+            "ports": [{"name": "rendezvous", "port": names.RENDEZVOUS_PORT, "protocol": "TCP"}],
+        },
     }
 
 
@@ -190,9 +235,14 @@ def _run_config_map(finetune: Finetune, stage: Stage, attempt: int, settings: Se
 
 
 def _job(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
-    """One Job is one try: no retries of its own, and a lost pod is not replaced before it is really gone."""
-    metadata, queue = _metadata(finetune, stage, attempt), finetune.spec.queue
-    metadata["labels"] |= _queue_labels(queue)
+    """One Job is one try: no retries of its own, and a lost pod is not replaced before it is really gone.
+
+    The loss of any pod fails the Job, whose controller then deletes the others.
+    """
+    metadata, queue, trainer = _metadata(finetune, stage, attempt), finetune.spec.queue, finetune.spec.trainer
+    metadata["labels"] |= queue_labels(queue)
+    size, of_user = (trainer.nodes, trainer) if stage is Stage.TRAIN else (1, Trainer())
+    pod_labels = of_user.pod_labels | labels(finetune, stage, attempt)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -201,19 +251,23 @@ def _job(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> 
             # Whoever keeps the queue lets it go; what the operator itself stops, it deletes.
             **({"suspend": True} if queue.name else {}),
             "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            "completions": size,
+            "parallelism": size,
             "completionMode": "Indexed",
             "podReplacementPolicy": "Failed",
             "template": {
-                "metadata": {"labels": labels(finetune, stage, attempt)},
+                "metadata": {
+                    "labels": pod_labels,
+                    **({"annotations": of_user.pod_annotations} if of_user.pod_annotations else {}),
+                },
                 "spec": _pod(finetune, stage, attempt, settings),
             },
         },
     }
 
 
-def _queue_labels(queue: Queue) -> dict[str, str]:
+def queue_labels(queue: Queue) -> dict[str, str]:
+    """Labels by which a queue finds a Job, and ranks it."""
     wanted = {names.QUEUE_LABEL: queue.name, names.QUEUE_PRIORITY_LABEL: queue.priority_class_name}
     return {label: value for label, value in wanted.items() if value}
 
@@ -290,6 +344,7 @@ def _placement(finetune: Finetune) -> Manifest:
         "runtimeClassName": trainer.runtime_class_name,
         "schedulerName": trainer.scheduler_name,
         "terminationGracePeriodSeconds": trainer.termination_grace_period_seconds,
+        "subdomain": gang_name(finetune) if trainer.nodes > 1 else "",
     }
     return {key: value for key, value in wanted.items() if value}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -42,9 +42,11 @@ class Pod:
     message: str | None
     """Termination message: the result of the trainer."""
     disruption: str | None
-    """Reason of condition DisruptionTarget: preempted, drained, node lost."""
+    """Why it was taken away: reason of condition DisruptionTarget, or that somebody deleted it while its Job ran."""
     reason: str | None
     """`status.reason`, such as Evicted."""
+    index: int = 0
+    """Which pod of its Job it is; the first one of a gang speaks for all."""
 
     @property
     def is_active(self) -> bool:
@@ -54,7 +56,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at one stage, with every pod that was seen of it."""
+    """One attempt at one stage, with every pod that was seen of it, in the order of their indexes."""
 
     name: str
     stage: Stage
@@ -66,17 +68,49 @@ class Job:
     finished_at: datetime | None
     pods: tuple[Pod, ...]
     trouble: str | None = None
-    """Newest warning Event about the Job or its pod, while no pod of it has started."""
+    """Newest warning Event about the Job or its pods, or of its queue, while one of its pods has not started."""
     uid: str = ""
     is_suspended: bool = False
     """True while a queue, or whoever else set `spec.suspend`, keeps its pods from being made."""
     is_leaving: bool = False
     """True once it is being deleted: it goes when its pods have gone."""
+    is_failing: bool = False
+    """True once a pod of it has failed: the Job controller deletes the others."""
+    size: int = 1
+    """Pods that work together; more than one are a gang, which works only as a whole."""
+    queue_priority: str = ""
+    """The priority that a queue gives it."""
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the trainer container of its last pod started; None while one of them has not."""
+        starts = [pod.started_at for pod in self._newest_by_index() if pod.started_at]
+        return max(starts) if len(starts) >= self.size else None
 
     @property
     def has_started(self) -> bool:
-        """True once a trainer container of it ran."""
-        return any(pod.started_at for pod in self.pods)
+        """True once all its pods run, or have run."""
+        return self.started_at is not None
+
+    @property
+    def first_pods(self) -> tuple[Pod, ...]:
+        """The pods that speak for the Job: those with the first index."""
+        return tuple(pod for pod in self.pods if pod.index == 0)
+
+    @property
+    def slowest_pod(self) -> Pod | None:
+        """The pod that holds it up: one without a node, else one that has not started, else the newest."""
+
+        def readiness(pod: Pod) -> tuple[bool, bool, bool, datetime, str]:
+            age = pod.created_at or datetime.min.replace(tzinfo=UTC)
+            return pod.scheduled is False, not pod.started_at, pod.created_at is not None, age, pod.name
+
+        return max(self._newest_by_index(), key=readiness, default=None)
+
+    def _newest_by_index(self) -> list[Pod]:
+        """One pod of each index: after a queue has taken its pods back, a Job gets others."""
+        dated = [(pod.created_at or datetime.min.replace(tzinfo=UTC), pod.name, pod) for pod in self.pods]
+        return list({pod.index: pod for *_, pod in sorted(dated, key=lambda entry: entry[:2])}.values())
 
 
 @dataclass(frozen=True)
@@ -110,14 +144,19 @@ def observed_children(
     seen, own = list(pods), [body for body in jobs if _controller_uid(body) == owner_uid]
     uids = {body["metadata"]["uid"] for body in own}
     orphans = tuple(_pod(pod) for pod in seen if _controller_uid(pod) not in uids)
-    return tuple(_job(body, seen) for body in own), orphans
+    return tuple(_job(body, [pod for pod in seen if _is_of(pod, body)]) for body in own), orphans
 
 
 def _job(body: Body, pods: list[Body]) -> Job:
-    metadata, status = body["metadata"], body.get("status", {})
+    metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     conditions = _conditions(status)
     failed, complete = conditions.get("Failed", {}), conditions.get("Complete", {})
     is_failed, is_complete = failed.get("status") == "True", complete.get("status") == "True"
+    is_failing = conditions.get("FailureTarget", {}).get("status") == "True"
+    is_suspended, is_leaving = bool(spec.get("suspend")), "deletionTimestamp" in metadata
+    # Until a pod has failed, nobody who acts for this run deletes one.
+    is_whole = not any(pod.get("status", {}).get("phase") == "Failed" for pod in pods)
+    runs = is_whole and not (is_failed or is_complete or is_failing or is_suspended or is_leaving)
     return Job(
         name=metadata["name"],
         stage=Stage(metadata["labels"][names.LABEL_STAGE]),
@@ -126,14 +165,18 @@ def _job(body: Body, pods: list[Body]) -> Job:
         reason=failed.get("reason"),
         created_at=parse_time(metadata.get("creationTimestamp")),
         finished_at=parse_time((failed if is_failed else complete).get("lastTransitionTime")),
-        pods=tuple(_pod(pod) for pod in pods if _controller_uid(pod) == metadata["uid"]),
+        pods=tuple(sorted((_pod(pod, belongs=runs) for pod in pods), key=lambda pod: pod.index)),
         uid=metadata["uid"],
-        is_suspended=bool(body.get("spec", {}).get("suspend")),
-        is_leaving="deletionTimestamp" in metadata,
+        is_suspended=is_suspended,
+        is_leaving=is_leaving,
+        is_failing=is_failing,
+        size=spec.get("parallelism", 1),
+        queue_priority=metadata["labels"].get(names.QUEUE_PRIORITY_LABEL, ""),
     )
 
 
-def _pod(body: Body) -> Pod:
+def _pod(body: Body, *, belongs: bool = False) -> Pod:
+    """The pod; one that `belongs` to a Job that runs is deleted by somebody else, if at all."""
     metadata, status = body["metadata"], body.get("status", {})
     conditions = _conditions(status)
     state: Body = next(
@@ -141,6 +184,7 @@ def _pod(body: Body) -> Pod:
     )
     terminated, running = state.get("terminated", {}), state.get("running", {})
     scheduled, disruption = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    deleted = "PodDeleted" if belongs and "deletionTimestamp" in metadata else None
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -152,8 +196,9 @@ def _pod(body: Body) -> Pod:
         exit_code=terminated.get("exitCode"),
         exit_reason=terminated.get("reason"),
         message=terminated.get("message"),
-        disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
+        disruption=disruption.get("reason") if disruption.get("status") == "True" else deleted,
         reason=status.get("reason"),
+        index=int(metadata.get("annotations", {}).get(names.NODE_RANK_ANNOTATION, 0)),
     )
 
 
@@ -172,6 +217,10 @@ def _conditions(status: Body) -> dict[str, Body]:
 def _controller_uid(body: Body) -> str | None:
     owners = body["metadata"].get("ownerReferences", [])
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _is_of(pod: Body, job: Body) -> bool:
+    return _controller_uid(pod) == job["metadata"]["uid"]
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -12,7 +12,7 @@ from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
 from finetune_operator.conditions import PAUSED, condition_of
 from finetune_operator.decide import decide, is_ours, refused
-from finetune_operator.manifests import attempt_manifests
+from finetune_operator.manifests import attempt_manifests, queue_labels
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
@@ -49,6 +49,8 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
     decided = await write(finetune, decision.status, cluster, now)
     for job in decision.stop:
         await cluster.delete_job(key.namespace, job)
+    for job in decision.rank:
+        await cluster.label_job(key.namespace, job, queue_labels(finetune.spec.queue))
     if decision.remove:
         await cluster.delete_finetune(decided)
         return None

@@ -5,8 +5,9 @@ from datetime import datetime
 
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage, StageState
 from finetune_api.run import RunResult
-from finetune_api.status import ConditionStatus, FinetuneStatus, Progress, StageStatus
+from finetune_api.status import ConditionStatus, Failure, FinetuneStatus, Progress, StageStatus
 
+from finetune_operator.attempts import cause_of
 from finetune_operator.conditions import FALSE, TRUE, set_condition
 from finetune_operator.observed import Job, Pod
 
@@ -48,19 +49,20 @@ def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> tuple[str, s
 
 def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) -> FinetuneStatus:
     """The status with what the attempt's pod is doing, and whether it has a node."""
-    pod, previous = _newest(job), find(status, job.stage)
-    started = pod.started_at if pod else None
+    pod, previous = job.slowest_pod, find(status, job.stage)
     was_running = previous is not None and previous.state is StageState.RUNNING
-    if previous and was_running and not started and previous.attempt == job.attempt:
-        # A queue has taken its pod back; the Job goes on when it is admitted again.
-        status = _with_active(status, job.stage, previous.started_at, now)
+    ran_since = previous.started_at if previous and was_running and previous.attempt == job.attempt else None
+    started = job.started_at or (ran_since if _is_breaking_up(job) else None)
+    if ran_since and not started:
+        # A queue has taken its pods back; the Job goes on when it is admitted again.
+        status = _with_active(status, job.stage, ran_since, now)
     entry = StageStatus(
         name=job.stage,
         state=StageState.RUNNING if started else StageState.PENDING,
         attempt=job.attempt,
         started_at=started,
         waiting_since=None if job.is_suspended else _since(previous, job.attempt) or now,
-        disruption=next((seen.disruption for seen in job.pods if seen.disruption), noted_disruption(status, job)),
+        cause=None if job.is_suspended else cause_of(job, noted=noted_cause(status, job)),
         message=_cut(previous.message if previous and started and was_running else _waiting_for(pod, job)),
     )
     return _with_scheduled(replace(status, entry), pod, generation, now)
@@ -71,23 +73,32 @@ def _since(entry: StageStatus | None, attempt: int) -> datetime | None:
     return entry.waiting_since if entry and entry.attempt == attempt else None
 
 
-def noted_disruption(status: FinetuneStatus, job: Job) -> str | None:
-    """The disruption of this attempt that an earlier pass saw."""
+def _is_breaking_up(job: Job) -> bool:
+    """True while an attempt that has run loses its pods, one after another; a queue would take them all at once."""
+    return job.is_failing or (not job.is_suspended and (not job.pods or any(pod.started_at for pod in job.pods)))
+
+
+def noted_cause(status: FinetuneStatus, job: Job) -> Failure | None:
+    """What an earlier pass saw a pod of this attempt die of."""
     entry = find(status, job.stage)
-    return entry.disruption if entry and entry.attempt == job.attempt else None
+    return entry.cause if entry and entry.attempt == job.attempt else None
 
 
 def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | None) -> FinetuneStatus:
     """The status with the attempt ended."""
-    pod, previous = _newest(job), find(status, job.stage)
-    if pod and job.finished_at and not (previous and _has_ended(previous, job.attempt)):
-        status = _with_active(status, job.stage, pod.started_at, job.finished_at)
+    previous = find(status, job.stage)
+    current = previous if previous and previous.attempt == job.attempt else None
+    # Of a gang that has failed, some pods are gone.
+    started = job.started_at or (current.started_at if current else None)
+    if job.finished_at and not (current and _has_ended(current, job.attempt)):
+        status = _with_active(status, job.stage, started, job.finished_at)
     entry = StageStatus(
         name=job.stage,
         state=state,
         attempt=job.attempt,
-        started_at=pod.started_at if pod else None,
+        started_at=started,
         finished_at=job.finished_at,
+        cause=current.cause if current else None,
         message=_cut(message),
     )
     return replace(status, entry)
@@ -177,14 +188,11 @@ def final_progress(status: FinetuneStatus, result: RunResult) -> Progress | None
     return result.progress.model_copy(update={"updated_at": status.progress.updated_at if status.progress else None})
 
 
-def _newest(job: Job) -> Pod | None:
-    return max(job.pods, key=lambda pod: (pod.created_at is not None, pod.created_at, pod.name), default=None)
-
-
 def _waiting_for(pod: Pod | None, job: Job) -> str | None:
     """Why nothing has started. An Event says more than the kubelet's `ContainerCreating`."""
     if job.is_suspended and pod is None:
-        return f"Job {job.name} is suspended: its queue has yet to admit it"
+        words = f"Job {job.name} is suspended: its queue has yet to admit it"
+        return f"{words}; {job.trouble}" if job.trouble else words
     waiting = pod.waiting if pod else None
     return job.trouble if job.trouble and (waiting is None or ":" not in waiting) else waiting
 
@@ -193,7 +201,7 @@ def _with_scheduled(status: FinetuneStatus, pod: Pod | None, generation: int, no
     if pod is None or pod.scheduled is None:
         return status
     value, reason = (TRUE, "PodScheduled") if pod.scheduled else (FALSE, "Unschedulable")
-    message = f"pod {pod.name} has a node" if pod.scheduled else _cut(pod.waiting) or ""
+    message = _cut(f"pod {pod.name} has a node" if pod.scheduled else pod.waiting) or ""
     conditions = set_condition(
         status.conditions, ConditionType.SCHEDULED, value, reason, message, generation=generation, now=now
     )

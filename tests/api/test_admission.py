@@ -54,6 +54,14 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "split 33.3/66.7": split(33.3, 66.7),
     "numbers that aiX refuses": numbers(epochs=5, trainBatchSize=65, maxSeqLength=4097),
     "16 GPUs": {"trainer": {"gpusPerNode": 16}},
+    "64 pods": {"trainer": {"nodes": 64}},
+    "two pods without a GPU": {"trainer": {"nodes": 2, "gpusPerNode": 0}},
+    "what a scheduler asks of pods": {
+        "trainer": {
+            "podLabels": {"queue": "root.default", "finetune-operator.io.example.com/name": "x"},
+            "podAnnotations": {"kueue.x-k8s.io/podset-required-topology": "rack"},
+        }
+    },
     "an adapter's optimizer on two GPUs": {"trainer": {"gpusPerNode": 2}} | numbers(optimizer="adafactor"),
     "a fraction of an epoch": numbers(epochs=0.5),
     "the largest epochs": numbers(epochs=1000),
@@ -108,6 +116,24 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 }
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no pod": ({"trainer": {"nodes": 0}}, ["spec.trainer.nodes", "greater than or equal to 1"]),
+    "65 pods": ({"trainer": {"nodes": 65}}, ["spec.trainer.nodes", "less than or equal to 64"]),
+    "an optimizer of whole tensors on two pods": (
+        {"trainer": {"nodes": 2, "gpusPerNode": 0}, "method": {"type": "full"}} | numbers(optimizer="adafactor"),
+        ["hyperparameters.optimizer", "trainer.nodes"],
+    ),
+    "an operator's label": (
+        {"trainer": {"podLabels": {"finetune-operator.io/uid": "x"}}},
+        ["trainer.podLabels may not set finetune-operator.io/*"],
+    ),
+    "a queue's label on a pod": (
+        {"trainer": {"podLabels": {"kueue.x-k8s.io/queue-name": "x"}}},
+        ["trainer.podLabels may not set", "kueue.x-k8s.io/queue-name"],
+    ),
+    "a Job controller's annotation": (
+        {"trainer": {"podAnnotations": {"batch.kubernetes.io/job-completion-index": "0"}}},
+        ["trainer.podAnnotations may not set", "batch.kubernetes.io/*"],
+    ),
     # Acceptance case 1.
     "split 0/100": (split(0, 100), ["split.trainPercentage", "greater than 0"]),
     "split 0/0": (split(0, 0), ["split.trainPercentage", "greater than 0"]),

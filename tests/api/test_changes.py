@@ -47,15 +47,23 @@ STEERING: dict[str, Any] = {
     "pendingDeadlineSeconds": 60,
     "activeDeadlineSeconds": 60,
     "ttlSecondsAfterFinished": 60,
+    "queue.priorityClassName": "urgent",
 }
 
 
 @pytest.fixture
 def stored(server: ApiServer) -> Iterator[Body]:
     """A Finetune that is stored, and removed afterwards."""
-    body = server.create(a_body("stored"), store=True)
+    body = server.create(a_body("stored", queue={"name": "cpus", "priorityClassName": "low"}), store=True)
     yield body
     server.delete(body)
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`a.b` and a value as an object."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
 
 
 def kubectl(light: LightCluster, *arguments: str, text: str = "") -> str:
@@ -72,7 +80,7 @@ def test_every_field_is_tried() -> None:
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_field_that_trains_is_immutable(server: ApiServer, stored: Body, field: str) -> None:
-    with pytest.raises(Refusal, match=rf"spec\.{field} is immutable .*create another Finetune"):
+    with pytest.raises(Refusal, match=rf"spec\.{field}[.\w]* is immutable .*create another Finetune"):
         server.change(stored, {field: CHANGES[field]})
 
 
@@ -85,8 +93,10 @@ def test_what_was_set_cannot_be_unset(server: ApiServer) -> None:
 
 @pytest.mark.parametrize("field", STEERING)
 def test_what_steers_a_run_may_change(server: ApiServer, stored: Body, field: str) -> None:
-    changed = server.change(stored, {field: STEERING[field]})
-    assert changed["spec"][field] == STEERING[field]
+    change = nested(field, STEERING[field])
+    changed = server.change(stored, change)
+    name, value = change.popitem()
+    assert changed["spec"][name] == (stored["spec"][name] | value if isinstance(value, dict) else value)
     assert changed["metadata"]["generation"] == 2
 
 

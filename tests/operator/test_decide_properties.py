@@ -1,5 +1,6 @@
 """`decide` over anything: it never raises, a second call changes nothing, and there is always a way out."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from finetune_api.names import FailureClass, Phase, Stage
@@ -35,13 +36,18 @@ pods = st.builds(
     message=messages,
     disruption=st.sampled_from([None, "PreemptionByScheduler"]),
     reason=st.sampled_from([None, "Evicted"]),
+    index=st.integers(0, 1),
 )
 jobs: st.SearchStrategy[Job] = st.builds(
-    lambda stage, attempt, state, seen: a_job(stage, attempt, state, *seen),
+    lambda stage, attempt, state, seen, **facts: replace(a_job(stage, attempt, state, *seen), **facts),
     st.sampled_from(Stage),
     st.integers(1, 3),
     st.sampled_from(JobState),
     st.lists(pods, max_size=2),
+    size=st.integers(1, 2),
+    is_failing=st.booleans(),
+    is_suspended=st.booleans(),
+    queue_priority=st.sampled_from(["", "high"]),
 )
 reports = st.one_of(
     st.none(),
@@ -68,6 +74,7 @@ SPECS = st.sampled_from(
         {"cancel": True},
         {"activeDeadlineSeconds": 20},
         {"pendingDeadlineSeconds": 20},
+        {"trainer": {"nodes": 2}, "queue": {"name": "gpus", "priorityClassName": "low"}},
     ]
 )
 

@@ -234,6 +234,30 @@ def test_a_job_that_its_queue_suspends_and_resumes_is_simply_followed() -> None:
     assert (resumed.status.restarts, resumed.status.retries) == (0, 0)
 
 
+def test_a_queue_says_why_a_run_waits_in_its_own_words() -> None:
+    status = decided(decided(None).status, PREPARED).status
+    job = replace(QUEUED, trouble="Pending: insufficient unused quota for nvidia.com/gpu")
+    condition = condition_of(decided(status, PREPARED, job).status, ConditionType.READY)
+    assert condition is not None
+    assert "insufficient unused quota for nvidia.com/gpu" in condition.message
+
+
+@pytest.mark.parametrize(
+    ("job", "queue", "ranked"),
+    [
+        (QUEUED, {"name": "gpus", "priorityClassName": "high"}, True),
+        (replace(QUEUED, queue_priority="low"), {"name": "gpus", "priorityClassName": "high"}, True),
+        (replace(QUEUED, queue_priority="high"), {"name": "gpus", "priorityClassName": "high"}, False),
+        (replace(QUEUED, queue_priority="low"), {"name": "gpus"}, False),
+        (replace(QUEUED, is_suspended=False), {"name": "gpus", "priorityClassName": "high"}, False),
+        (replace(QUEUED, is_leaving=True), {"name": "gpus", "priorityClassName": "high"}, False),
+    ],
+)
+def test_a_new_priority_reaches_a_job_while_it_waits(job: Job, queue: dict[str, str], ranked: bool) -> None:
+    status = decided(decided(None).status, PREPARED).status
+    assert decided(status, PREPARED, job, queue=queue).rank == ((job,) if ranked else ())
+
+
 def test_a_stopped_stage_is_told_as_stopped() -> None:
     stopping = decided(training(), PREPARED, a_job(TRAIN, 1, RUNNING, A_POD), suspend=True).status
     assert train_entry(stopping).state is StageState.STOPPED

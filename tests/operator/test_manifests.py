@@ -9,7 +9,7 @@ from finetune_api.names import Stage
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.run import RunSpec
 from finetune_api.status import FinetuneStatus, Resolved
-from finetune_operator.manifests import attempt_manifests, child_name, run_spec
+from finetune_operator.manifests import attempt_manifests, child_name, gang_name, run_spec
 
 from tests.builders import UID, some_settings
 
@@ -50,6 +50,25 @@ def test_the_longest_name_still_makes_valid_job_names() -> None:
     finetune = read("minimal.yaml")
     longest = finetune.metadata.model_copy(update={"name": "x" * names.MAX_NAME_LENGTH})
     assert len(child_name(finetune.model_copy(update={"metadata": longest}), Stage.PREPARE, 99999)) <= 63
+
+
+def test_the_longest_name_still_makes_valid_names_of_the_pods_of_a_gang() -> None:
+    finetune = read("everything.yaml")
+    longest = finetune.metadata.model_copy(update={"name": "x" * names.MAX_NAME_LENGTH})
+    finetune = finetune.model_copy(update={"metadata": longest})
+    assert len(f"{child_name(finetune, Stage.TRAIN, 9999)}-63") <= 63
+    assert len(gang_name(finetune)) <= 63
+
+
+def test_the_pods_of_a_gang_meet_where_their_service_names_the_first() -> None:
+    finetune = read("everything.yaml")
+    service, _, job = attempt_manifests(finetune, Stage.TRAIN, 2, some_settings())
+    host, _, port = (run_spec(finetune, Stage.TRAIN, 2, some_settings()).rendezvous or "").rpartition(":")
+    assert host == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert int(port) == service["spec"]["ports"][0]["port"]
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert run_spec(finetune, Stage.PREPARE, 1, some_settings()).devices == 2, "prepare reckons with every device"
 
 
 def test_no_secret_and_no_kubernetes_uri_reaches_the_order() -> None:

@@ -13,6 +13,8 @@ from typing import Any, cast
 import pytest
 from finetune_api import names
 from finetune_api.names import Stage
+from finetune_api.run import RunResult
+from finetune_operator.kueue import workload_names
 
 from tests.builders import a_body, a_failure_message, a_result
 from tests.cluster.light import LightCluster, free_port
@@ -65,7 +67,10 @@ def pod_of(kubectl: Kubectl, job: dict[str, Any]) -> dict[str, Any]:
 
 def end_pod(kubectl: Kubectl, name: str, stage: Stage, message: str, code: int = 0, attempt: int = 1) -> None:
     """Let the attempt's pod end as a kubelet would write it; the Job controller does the rest."""
-    pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage, attempt)))
+    end_this_pod(kubectl, eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage, attempt))), message, code)
+
+
+def end_this_pod(kubectl: Kubectl, pod: dict[str, Any], message: str, code: int = 0) -> None:
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     times = {"startedAt": now, "finishedAt": now}
     state = {"terminated": {"exitCode": code, "message": message, "reason": "Completed", **times}}
@@ -259,11 +264,86 @@ def test_a_queue_lets_each_job_go(kubectl: Kubectl, operator: Path) -> None:
     job = job_of(kubectl, "queued", Stage.PREPARE)
     assert job["metadata"]["labels"][names.QUEUE_LABEL] == "gpus"
     assert job["metadata"]["labels"][names.QUEUE_PRIORITY_LABEL] == "high"
-    kubectl(
-        "patch", "job", job["metadata"]["name"], "-n", NAMESPACE, "--type=merge", "-p", '{"spec":{"suspend":false}}'
-    )
+    patch(kubectl, "queued", queue={"priorityClassName": "urgent"})
+    eventually(lambda: priority_of(kubectl, "queued") == "urgent")
+    suspend_job(kubectl, job, False)
     end_pod(kubectl, "queued", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
     eventually(lambda: job_of(kubectl, "queued", Stage.TRAIN)["spec"]["suspend"] is True)
+
+
+def test_a_job_that_its_queue_takes_back_is_followed_and_its_words_are_told(kubectl: Kubectl, operator: Path) -> None:
+    kubectl.apply(a_body("taken", queue={"name": "gpus"}))
+    job = eventually(lambda: job_of(kubectl, "taken", Stage.PREPARE))
+    suspend_job(kubectl, job, False)
+    start_pod(kubectl, "taken", Stage.PREPARE)
+    eventually(lambda: phase(kubectl, "taken") == "Preparing")
+    suspend_job(kubectl, job, True)
+    eventually(lambda: phase(kubectl, "taken") == "Queued")
+    (workload,) = workload_names(job["metadata"]["name"], job["metadata"]["uid"])
+    about = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload", "namespace": NAMESPACE, "name": workload}
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    event = {"metadata": {"name": "pending", "namespace": NAMESPACE}, "involvedObject": about, "lastTimestamp": now}
+    words = "insufficient unused quota for nvidia.com/gpu"
+    event |= {"type": "Warning", "reason": "Pending", "message": words}
+    kubectl.apply({"apiVersion": "v1", "kind": "Event", **event})
+    eventually(lambda: words in ready_message(kubectl, "taken"), 40)
+    suspend_job(kubectl, job, False)
+    start_pod(kubectl, "taken", Stage.PREPARE)
+    eventually(lambda: phase(kubectl, "taken") == "Preparing")
+    assert jobs_of(kubectl, "taken") == ["prepare-1"]
+
+
+def suspend_job(kubectl: Kubectl, job: dict[str, Any], suspend: bool) -> None:
+    """What a queue does with a Job."""
+    body = json.dumps({"spec": {"suspend": suspend}})
+    kubectl("patch", "job", job["metadata"]["name"], "-n", NAMESPACE, "--type=merge", "-p", body)
+
+
+def start_pod(kubectl: Kubectl, name: str, stage: Stage) -> None:
+    """Let the pod run as a kubelet would write it."""
+    pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage)))
+    container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": True, "restartCount": 0}
+    state = {"running": {"startedAt": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}}
+    status = {"phase": "Running", "containerStatuses": [container | {"state": state}]}
+    kubectl.set_status("pod", NAMESPACE, pod["metadata"]["name"], status)
+
+
+def priority_of(kubectl: Kubectl, name: str) -> str:
+    return str(job_of(kubectl, name, Stage.PREPARE)["metadata"]["labels"][names.QUEUE_PRIORITY_LABEL])
+
+
+def ready_message(kubectl: Kubectl, name: str) -> str:
+    conditions = finetune(kubectl, name)["status"]["conditions"]
+    return str(next(condition["message"] for condition in conditions if condition["type"] == "Ready"))
+
+
+def gang_of(kubectl: Kubectl, name: str, attempt: int) -> list[dict[str, Any]]:
+    """The two pods of the attempt, the first one first."""
+    job = job_of(kubectl, name, Stage.TRAIN, attempt)["metadata"]["name"]
+    items = kubectl.get("pods", "-n", NAMESPACE, "-l", f"job-name={job}")["items"]
+    assert len(items) == 2
+    return sorted(items, key=lambda pod: str(pod["metadata"]["annotations"][names.NODE_RANK_ANNOTATION]))
+
+
+def test_a_gang_meets_by_name_and_the_loss_of_one_pod_ends_all(kubectl: Kubectl, operator: Path, port: int) -> None:
+    kubectl.apply(a_body("gang", trainer={"nodes": 2, "gpusPerNode": 0, "podLabels": {"team": "a"}}))
+    end_pod(kubectl, "gang", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    first, second = eventually(lambda: gang_of(kubectl, "gang", 1))
+    (service,) = kubectl.get("services", "-n", NAMESPACE, "-l", f"{names.LABEL_NAME}=gang")["items"]
+    assert first["spec"]["hostname"] == f"{first['metadata']['labels']['job-name']}-0"
+    assert first["spec"]["subdomain"] == service["metadata"]["name"]
+    assert first["metadata"]["labels"]["team"] == "a"
+    own = {"namespace": NAMESPACE, "name": "gang", "uid": finetune(kubectl, "gang")["metadata"]["uid"]}
+    said = {"identity": own, "stage": "train", "activity": "training"}
+    assert report(port, token_of(kubectl, second["metadata"]["name"]), **said) == 403
+    assert report(port, token_of(kubectl, first["metadata"]["name"]), **said) == 204
+    end_this_pod(kubectl, second, a_failure_message(Stage.TRAIN, "GpuOutOfMemory", "GpuOutOfMemory"), 44)
+    first, second = eventually(lambda: gang_of(kubectl, "gang", 2))
+    assert finetune(kubectl, "gang")["status"]["memoryRung"] == 1
+    end_this_pod(kubectl, second, RunResult(stage=Stage.TRAIN).to_message())
+    end_this_pod(kubectl, first, a_result(Stage.TRAIN).to_message())
+    eventually(lambda: phase(kubectl, "gang") == "Succeeded")
+    assert finetune(kubectl, "gang")["status"]["attempts"] == 2
 
 
 def test_a_finetune_of_another_controller_is_never_touched(kubectl: Kubectl, operator: Path) -> None:

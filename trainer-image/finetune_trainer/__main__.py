@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api import output
-from finetune_api.failures import POLICIES
+from finetune_api.failures import PEER_LOST, POLICIES
 from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Exit, FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Failure
 from pydantic import ValidationError
 
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
-from finetune_trainer.errors import PEER_LOST, RunError, Termination, one_line
+from finetune_trainer.errors import RunError, Termination, one_line
 from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
@@ -78,7 +78,11 @@ def read_run(path: Path) -> RunSpec:
 
 
 def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
-    """Run a stage, and tell its result to whoever asked: the result file, and the operator."""
+    """Run a stage, and tell its result to whoever asked: the result file, and the operator.
+
+    Of several pods the first speaks for all: the others only leave their result where their own kubelet reads it.
+    """
+    spec = _untold(spec) if _node() else spec
     with Reporter(spec, stage, log) as report:
         result, code = _outcome(stage, lambda: _work(stage, spec, report), report)
         if result.failure:
@@ -105,12 +109,17 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
 
         return prepare(spec, open_store(spec.output_uri, spec.storage), report.say)
     if spec.devices > 1:
-        return launch(spec, int(os.environ.get(ENV_NODE_RANK, 0)))
+        return launch(spec, _node())
     return _train(spec, report)
 
 
+def _node() -> int:
+    """Which pod of a gang this is; 0 where it is alone."""
+    return int(os.environ.get(ENV_NODE_RANK, 0))
+
+
 def _untold(spec: RunSpec) -> RunSpec:
-    """The order of a rank whose progress another one tells."""
+    """The order of a rank, or a pod, whose progress another one tells."""
     training = spec.training.model_copy(update={"tracking": output.Tracking()})
     return spec.model_copy(update={"report": None, "training": training})
 

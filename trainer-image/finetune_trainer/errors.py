@@ -5,7 +5,7 @@ Whoever raises knows the class; `__main__` alone turns it into a `Failure` and a
 
 from collections.abc import Collection
 
-from finetune_api.failures import POLICIES
+from finetune_api.failures import POLICIES, TERMINATED
 from finetune_api.names import Exit, FailureClass
 from finetune_api.status import Failure
 
@@ -14,9 +14,6 @@ MESSAGE_LENGTH = 2048
 
 REMEDY_LENGTH = 1024
 """Longest remedy that the status takes."""
-
-PEER_LOST = "PeerLost"
-"""Reason of a rank that failed because another one was gone."""
 
 
 class RunError(Exception):
@@ -68,7 +65,7 @@ class Termination(BaseException):
     @staticmethod
     def failure() -> Failure:
         """As the status shows it."""
-        return RunError(FailureClass.PREEMPTED, "Terminated", "the pod was told to stop (SIGTERM)").failure()
+        return RunError(FailureClass.PREEMPTED, TERMINATED, "the pod was told to stop (SIGTERM)").failure()
 
 
 def one_line(text: str) -> str:

@@ -59,7 +59,7 @@ def fit(
         with clock.stopped(), stop.released() if team.size == 1 else nullcontext():
             return validate()
 
-    with _saved_when_told_to_leave(loop, checkpoints, report), stop.held():
+    with _saved_when_told_to_leave(loop, checkpoints, report, team), stop.held():
         while True:
             if loop.told < loop.step:
                 progress = clock.progress(loop.step, settings.total_steps, round(loop.step / steps_per_epoch, 4))
@@ -117,7 +117,9 @@ def _save(loop: Loop, checkpoints: Checkpoints) -> None:
 
 
 @contextmanager
-def _saved_when_told_to_leave(loop: Loop, checkpoints: Checkpoints | None, report: Reporter) -> Iterator[None]:
+def _saved_when_told_to_leave(
+    loop: Loop, checkpoints: Checkpoints | None, report: Reporter, team: Team
+) -> Iterator[None]:
     """On SIGTERM, the newest step is saved. What hinders that is told, and changes nothing: the pod has to leave."""
     try:
         yield
@@ -128,6 +130,9 @@ def _saved_when_told_to_leave(loop: Loop, checkpoints: Checkpoints | None, repor
                 checkpoints.finish()
             except RunError as error:
                 report.log.warn(f"told to leave, and step {loop.step} could not be saved: {error}")
+        if not loop.is_over:
+            # All ranks are here, and none leaves before it is saved: whoever starts ranks or pods ends the others then.
+            team.from_first(lambda: None)
         raise
 
 

@@ -16,11 +16,12 @@ from itertools import chain
 from pathlib import Path
 
 from finetune_api.base import StrictModel
+from finetune_api.failures import PEER_LOST
 from finetune_api.names import FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Failure
 
-from finetune_trainer.errors import PEER_LOST, RunError, Termination
+from finetune_trainer.errors import RunError, Termination
 
 RANK_COMMAND = ("-m", "finetune_trainer", "rank", "--folder")
 """What Python runs as one rank."""
@@ -30,9 +31,6 @@ RUN_FILE = "run.json"
 
 MONITOR_SECONDS = 0.1
 """How often the agent looks at its ranks."""
-
-MEETING_SECONDS = 900
-"""How long the pods of several nodes wait for one another: an image may have to be pulled."""
 
 FAREWELL_SECONDS = 5
 """What is left of the grace period for telling the result, once the ranks have had the rest of it."""
@@ -61,6 +59,9 @@ class Death:
 
 def launch(spec: RunSpec, node: int, command: Sequence[str] = RANK_COMMAND) -> RunResult:
     """Run this pod's ranks, `python command… FOLDER` each, to their end, and say what came of them."""
+    if spec.nodes > 1 and spec.rendezvous is None:
+        message = f"{RUN_FILE}: nodes is {spec.nodes}, and rendezvous does not say where they meet"
+        raise RunError(FailureClass.INVALID_CONFIG, "RunFileInvalid", message)
     folder = Path(spec.scratch_directory) / f"ranks-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     try:
@@ -151,7 +152,7 @@ def _run_ranks(spec: RunSpec, node: int, command: Sequence[str]) -> tuple[dict[i
         run_id=spec.identity.uid,
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint=spec.rendezvous or "localhost:0",
-        rdzv_configs={"timeout": MEETING_SECONDS, **({} if alone else {"rank": node})},
+        rdzv_configs={"timeout": spec.meeting_seconds, **({} if alone else {"rank": node})},
         local_addr="localhost" if alone else None,
         max_restarts=0,
         monitor_interval=MONITOR_SECONDS,

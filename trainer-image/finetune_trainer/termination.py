@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from finetune_trainer.errors import Termination
 
@@ -16,16 +17,22 @@ class StopSignal:
     def __init__(self) -> None:
         self._came = False
         self._is_held = False
+        self._is_leaving = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal. Whoever is leaving already has a checkpoint to finish, and is not to be told twice."""
         self._came = True
-        if not self._is_held:
-            raise Termination
+        if not (self._is_held or self._is_leaving):
+            self._leave()
 
     def check(self, agree: Callable[[bool], bool] = bool) -> None:
         """Raise Termination if the signal came while it was held. `agree` asks others, who stop together with us."""
         if agree(self._came):
-            raise Termination
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        self._is_leaving = True
+        raise Termination
 
     @contextmanager
     def held(self) -> Iterator[None]:

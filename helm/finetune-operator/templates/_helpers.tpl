@@ -71,12 +71,12 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete] # Patched: the priority of one in a queue.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [""]
-  resources: [configmaps]
+  resources: [configmaps, services] # A Service only for a gang of several pods.
   verbs: [get, create]
 - apiGroups: [""]
   resources: [events]
