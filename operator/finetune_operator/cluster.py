@@ -229,8 +229,9 @@ class Cluster:
         them.
         """
         pod = await self._get(f"/api/v1/namespaces/{caller.namespace}/pods/{caller.pod_name}")
-        is_right = pod is not None and pod["metadata"]["uid"] == caller.pod_uid and _is_first(pod)
-        owner = _controller(pod) if pod and is_right else None
+        if pod is None or pod["metadata"]["uid"] != caller.pod_uid or not _is_first(pod):
+            return None
+        owner = _controller(pod)
         if owner is None or owner.get("kind") != "Job":
             return None
         job = await self._get(f"/apis/batch/v1/namespaces/{caller.namespace}/jobs/{owner['name']}")

@@ -28,6 +28,9 @@ TOKEN_SECONDS = 3600
 MEETING_SECONDS = 300
 """How long the pods of a gang may take to meet once the last one has started."""
 
+LONGEST_MEETING_SECONDS = 7 * 86400
+"""As long as torch can count: it keeps milliseconds in 32 bits in places."""
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -100,7 +103,7 @@ def _meeting(finetune: Finetune, attempt: int) -> dict[str, Any]:
     first_pod = f"{child_name(finetune, Stage.TRAIN, attempt)}-0"
     return {
         "rendezvous": f"{first_pod}.{gang_name(finetune)}:{names.RENDEZVOUS_PORT}",
-        "meeting_seconds": finetune.spec.pending_deadline_seconds + MEETING_SECONDS,
+        "meeting_seconds": min(finetune.spec.pending_deadline_seconds + MEETING_SECONDS, LONGEST_MEETING_SECONDS),
     }
 
 
