@@ -220,7 +220,7 @@ def _controller_uid(body: Body) -> str | None:
 
 
 def _is_of(pod: Body, job: Body) -> bool:
-    return _controller_uid(pod) == job["metadata"]["uid"]
+    return bool(_controller_uid(pod) == job["metadata"]["uid"])
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -39,7 +39,8 @@ def watched(product: Product, name: str, file: Path) -> Iterator[None]:
 
 def attempts_at_once(file: Path) -> list[set[str]]:
     """After each event, the attempts that had a pod which was not over."""
-    text, decoder, active, found = file.read_text().strip(), json.JSONDecoder(), {}, []
+    text, decoder, found = file.read_text().strip(), json.JSONDecoder(), []
+    active: dict[str, str] = {}
     while text:
         event, end = decoder.raw_decode(text)
         text, pod = text[end:].strip(), event["object"]
