@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.installed import NAMESPACE, Product, a_run
+from tests.e2e.installed import BUCKET, NAMESPACE, Product, a_run
 
 pytestmark = pytest.mark.cluster
 
-STEPS = {"maxSteps": 600, "learningRate": 1e-4, "loggingSteps": 50, "saveSteps": 50}
+STEPS = {"maxSteps": 500, "learningRate": 1e-4, "loggingSteps": 50, "saveSteps": 50}
 SIZE = {"gpusPerNode": 0, "memory": "1500Mi", "ephemeralStorage": "1Gi", "sharedMemory": "64Mi"}
-ALONE = {"hyperparameters": STEPS | {"trainBatchSize": 4}, "trainer": SIZE | {"cpu": "500m"}}
+ALONE = {"hyperparameters": STEPS | {"trainBatchSize": 4}, "trainer": SIZE | {"cpu": "600m"}}
 GANG = {
     "hyperparameters": STEPS | {"trainBatchSize": 2},
-    "trainer": SIZE | {"cpu": "400m", "nodes": 2, "terminationGracePeriodSeconds": 30},
+    "trainer": SIZE | {"cpu": "600m", "nodes": 2, "terminationGracePeriodSeconds": 30},
 }
 
 
@@ -81,7 +81,9 @@ def test_two_pods_train_what_one_does_although_one_of_them_is_lost(product: Prod
         expected = alone["evaluation"]["perplexity"][value]
         assert status["evaluation"]["perplexity"][value] == pytest.approx(expected, rel=1e-2), value
     assert status["data"]["tokens"] == alone["data"]["tokens"]
-    assert len([key for key in product.keys_of("gang") if key.endswith("/adapter_model.safetensors")]) == 1
+    root = status["artifact"]["manifestUri"].removeprefix(f"s3://{BUCKET}/").removesuffix("manifest.json")
+    artifacts = [key for key in product.keys_of("gang") if key.startswith(f"{root}artifacts/")]
+    assert len({key.removeprefix(root).split("/")[1] for key in artifacts}) == 1, "two pods have published"
 
 
 def pods_of(product: Product) -> list[dict[str, Any]]:
