@@ -47,7 +47,7 @@ class Decision:
     """A Job to create once the status is written."""
     stop: tuple[Job, ...] = ()
     """Jobs to delete once the status is written."""
-    rank: tuple[Job, ...] = ()
+    relabel: tuple[Job, ...] = ()
     """Jobs in a queue whose priority is no longer the wanted one."""
     remove: bool = False
     """The Finetune itself is to be deleted: its time after the end is up."""
@@ -63,8 +63,8 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
         return _after_the_end(finetune, now)
     step = _story(Run(finetune, observed, settings, now, finetune.status))
     status = concluded(step, finetune.metadata.generation, now)
-    rank = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
-    return Decision(status, step.start, step.stop, rank, check_again=step.check_again)
+    relabel = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
+    return Decision(status, step.start, step.stop, relabel, check_again=step.check_again)
 
 
 def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: bool, now: datetime) -> FinetuneStatus:

@@ -49,7 +49,7 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
     decided = await write(finetune, decision.status, cluster, now)
     for job in decision.stop:
         await cluster.delete_job(key.namespace, job)
-    for job in decision.rank:
+    for job in decision.relabel:
         await cluster.label_job(key.namespace, job, queue_labels(finetune.spec.queue))
     if decision.remove:
         await cluster.delete_finetune(decided)

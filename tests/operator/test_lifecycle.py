@@ -255,7 +255,7 @@ def test_a_queue_says_why_a_run_waits_in_its_own_words() -> None:
 )
 def test_a_new_priority_reaches_a_job_while_it_waits(job: Job, queue: dict[str, str], ranked: bool) -> None:
     status = decided(decided(None).status, PREPARED).status
-    assert decided(status, PREPARED, job, queue=queue).rank == ((job,) if ranked else ())
+    assert decided(status, PREPARED, job, queue=queue).relabel == ((job,) if ranked else ())
 
 
 def test_a_stopped_stage_is_told_as_stopped() -> None:

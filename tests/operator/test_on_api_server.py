@@ -344,6 +344,9 @@ def test_a_gang_meets_by_name_and_the_loss_of_one_pod_ends_all(kubectl: Kubectl,
     end_this_pod(kubectl, first, a_result(Stage.TRAIN).to_message())
     eventually(lambda: phase(kubectl, "gang") == "Succeeded")
     assert finetune(kubectl, "gang")["status"]["attempts"] == 2
+    kubectl("delete", "finetune", "gang", "-n", NAMESPACE, "--timeout=20s")
+    selector = f"{names.LABEL_NAME}=gang"
+    eventually(lambda: not kubectl.get("jobs,configmaps,services,pods", "-n", NAMESPACE, "-l", selector)["items"])
 
 
 def test_a_finetune_of_another_controller_is_never_touched(kubectl: Kubectl, operator: Path) -> None:
