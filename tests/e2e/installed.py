@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 NAMESPACE = "e2e"
 BUCKET = "e2e"
+POD_CPU = "600m"
+"""Three pods at a time on two cores, beside the operator and S3: most of a short run is waiting."""
+POD = {
+    "gpusPerNode": 0,
+    "cpu": POD_CPU,
+    "memory": "2Gi",
+    "ephemeralStorage": "1Gi",
+    "sharedMemory": "64Mi",
+    "terminationGracePeriodSeconds": 5,
+}
+GANG_STEPS = {"maxSteps": 500, "learningRate": 1e-4, "loggingSteps": 50, "saveSteps": 50}
+"""Of the run in two pods, and of the same one in a single pod with the rows of both in each step."""
 WORDS = ("red", "green", "blue", "grey")
 ROWS = [{"prompt": f"{n} say {word}: ", "completion": word} for n, word in enumerate(WORDS * 6)]
 
@@ -63,6 +75,20 @@ class Product:
         pods = self.kubectl("get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "wide")
         return f"{json.dumps(self.finetune(name)['status'], indent=1)}\n{pods}\n{logs}"
 
+    def change(self, name: str, **spec: Any) -> None:
+        """Patch its spec."""
+        patch = json.dumps({"spec": spec})
+        self.kubectl("patch", "finetune", name, "-n", NAMESPACE, "--type=merge", "-p", patch)
+
+    def saved_step(self, name: str) -> int:
+        """Step of the newest checkpoint that the status shows; 0 before there is one."""
+        return int(self.finetune(name)["status"].get("checkpoint", {}).get("step", 0))
+
+    def train_pods(self, name: str) -> list[dict[str, Any]]:
+        """Its train pods, whatever has become of them."""
+        selector = f"finetune-operator.io/name={name},finetune-operator.io/stage=train"
+        return list(self.kubectl.get("pods", "-n", NAMESPACE, "-l", selector)["items"])
+
     def keys_of(self, name: str) -> list[str]:
         """Every object that the run has written."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"out/{NAMESPACE}/{name}/")
@@ -100,14 +126,7 @@ def a_run(name: str, **spec: Any) -> dict[str, Any]:
         "generation": {"maxNewTokens": 8},
         "output": {"uri": f"s3://{BUCKET}/out"},
         "storage": {"endpoint": CLUSTER_ENDPOINT, "credentialsSecretRef": {"name": "s3"}},
-        "trainer": {
-            "gpusPerNode": 0,
-            "cpu": "800m",
-            "memory": "2Gi",
-            "ephemeralStorage": "1Gi",
-            "sharedMemory": "64Mi",
-            "terminationGracePeriodSeconds": 5,
-        },
+        "trainer": POD,
         "retryLimit": 0,
     } | spec
     return {
@@ -123,7 +142,7 @@ def product(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The product, installed as the README says, with a base model and rows in S3."""
     images = Images(**build_and_load(cluster))
     access = install_s3(cluster, images)
-    settings = ["settings.prepare.cpu=800m", "settings.retryWaitSeconds=1", "settings.statusIntervalSeconds=1"]
+    settings = [f"settings.prepare.cpu={POD_CPU}", "settings.retryWaitSeconds=1", "settings.statusIntervalSeconds=1"]
     install_operator(cluster.binary("helm"), cluster.kubeconfig, images, *settings)
     installed = Product(Kubectl(cluster.binary("kubectl"), cluster.kubeconfig), _s3_client(access))
     _upload(installed.s3, a_model_folder(tmp_path_factory.mktemp("tiny")))

@@ -5,30 +5,27 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.installed import BUCKET, NAMESPACE, Product, a_run
+from tests.e2e.installed import BUCKET, GANG_STEPS, NAMESPACE, POD, Product, a_run
 
 pytestmark = pytest.mark.cluster
 
-STEPS = {"maxSteps": 500, "learningRate": 1e-4, "loggingSteps": 50, "saveSteps": 50}
-SIZE = {"gpusPerNode": 0, "memory": "1500Mi", "ephemeralStorage": "1Gi", "sharedMemory": "64Mi"}
-ALONE = {"hyperparameters": STEPS | {"trainBatchSize": 4}, "trainer": SIZE | {"cpu": "600m"}}
+
 GANG = {
-    "hyperparameters": STEPS | {"trainBatchSize": 2},
-    "trainer": SIZE | {"cpu": "600m", "nodes": 2, "terminationGracePeriodSeconds": 30},
+    "hyperparameters": GANG_STEPS | {"trainBatchSize": 2},
+    "trainer": POD | {"nodes": 2, "terminationGracePeriodSeconds": 30},
 }
 
 
 @contextmanager
-def watched(product: Product, name: str, file: Path) -> Iterator[None]:
+def watched(runs: Product, name: str, file: Path) -> Iterator[None]:
     """Everything that becomes of the run's train pods, written to `file` as it happens."""
     selector = f"finetune-operator.io/name={name},finetune-operator.io/stage=train"
     command = ["get", "pods", "-n", NAMESPACE, "-l", selector, "--watch", "--output-watch-events", "-o", "json"]
     with file.open("w") as out:
-        kubectl = [str(product.kubectl.program), "--kubeconfig", str(product.kubectl.kubeconfig)]
+        kubectl = [str(runs.kubectl.program), "--kubeconfig", str(runs.kubectl.kubeconfig)]
         process = subprocess.Popen([*kubectl, *command], stdout=out)
         try:
             yield
@@ -51,21 +48,17 @@ def attempts_at_once(file: Path) -> list[set[str]]:
     return found
 
 
-def test_two_pods_train_what_one_does_although_one_of_them_is_lost(product: Product, tmp_path: Path) -> None:
-    for name, spec in {"gang": GANG, "alone": ALONE}.items():
-        product.kubectl.apply(a_run(name, **spec))
+def test_two_pods_train_what_one_does_although_one_of_them_is_lost(runs: Product, tmp_path: Path) -> None:
+    runs.kubectl.apply(a_run("gang", **GANG))
 
     def story() -> str:
-        return product.story("gang")
+        return runs.story("gang")
 
-    def saved() -> int:
-        return int(product.finetune("gang")["status"].get("checkpoint", {}).get("step", 0))
-
-    with watched(product, "gang", tmp_path / "events.json"):
-        product.eventually(lambda: saved() > 0, 300, story)
-        (worker,) = [pod for pod in pods_of(product) if pod["metadata"]["name"].split("-")[-2] == "1"]
-        product.kubectl("delete", "pod", worker["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
-        status = product.ended("gang")
+    with watched(runs, "gang", tmp_path / "events.json"):
+        runs.eventually(lambda: runs.saved_step("gang") > 0, 300, story)
+        (worker,) = [pod for pod in runs.train_pods("gang") if pod["metadata"]["name"].split("-")[-2] == "1"]
+        runs.kubectl("delete", "pod", worker["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
+        status = runs.ended("gang")
     assert status["phase"] == "Succeeded", story()
     assert (status["attempts"], status["restarts"], status["retries"]) == (2, 1, 0), story()
     seen = attempts_at_once(tmp_path / "events.json")
@@ -73,19 +66,14 @@ def test_two_pods_train_what_one_does_although_one_of_them_is_lost(product: Prod
     assert {"2"} in seen
     assert all(len(attempts) <= 1 for attempts in seen), "two gangs at once"
 
-    steps = [row["step"] for row in product.read_lines(f"{status['artifact']['uri']}/training_log.jsonl")]
+    steps = [row["step"] for row in runs.read_lines(f"{status['artifact']['uri']}/training_log.jsonl")]
     assert steps == sorted(set(steps)), "a step was trained twice, or is not told"
     assert status["effectiveHyperparameters"]["devices"] == 2
-    alone = product.ended("alone")
+    alone = runs.ended("alone")
     for value in ("base", "tuned"):
         expected = alone["evaluation"]["perplexity"][value]
         assert status["evaluation"]["perplexity"][value] == pytest.approx(expected, rel=1e-2), value
     assert status["data"]["tokens"] == alone["data"]["tokens"]
     root = status["artifact"]["manifestUri"].removeprefix(f"s3://{BUCKET}/").removesuffix("manifest.json")
-    artifacts = [key for key in product.keys_of("gang") if key.startswith(f"{root}artifacts/")]
+    artifacts = [key for key in runs.keys_of("gang") if key.startswith(f"{root}artifacts/")]
     assert len({key.removeprefix(root).split("/")[1] for key in artifacts}) == 1, "two pods have published"
-
-
-def pods_of(product: Product) -> list[dict[str, Any]]:
-    selector = "finetune-operator.io/name=gang,finetune-operator.io/stage=train"
-    return list(product.kubectl.get("pods", "-n", NAMESPACE, "-l", selector)["items"])

@@ -1,73 +1,40 @@
 """Runs that are interrupted, with real pods and a real S3: what was learned is not lost, and nothing is done twice."""
 
-import json
-from typing import Any
-
 import pytest
 
-from tests.e2e.installed import NAMESPACE, Product, a_run
+from tests.e2e.installed import NAMESPACE, Product
 
 pytestmark = pytest.mark.cluster
 
-LONG = {"maxSteps": 6000, "learningRate": 0.001, "loggingSteps": 100, "saveSteps": 200}
-"""Long enough to be interrupted twice, short enough to be waited for."""
 
-
-def change(product: Product, name: str, **spec: Any) -> None:
-    patch = json.dumps({"spec": spec})
-    product.kubectl("patch", "finetune", name, "-n", NAMESPACE, "--type=merge", "-p", patch)
-
-
-def saved_step(product: Product, name: str) -> int:
-    """Step of the newest checkpoint that the status shows; 0 before there is one."""
-    return int(product.finetune(name)["status"].get("checkpoint", {}).get("step", 0))
-
-
-def pods_of(product: Product, name: str, stage: str = "train") -> list[dict[str, Any]]:
-    selector = f"finetune-operator.io/name={name},finetune-operator.io/stage={stage}"
-    return list(product.kubectl.get("pods", "-n", NAMESPACE, "-l", selector)["items"])
-
-
-def test_a_run_that_is_suspended_and_then_loses_its_pod_ends_as_if_nothing_had_happened(product: Product) -> None:
+def test_a_run_that_is_suspended_and_then_loses_its_pod_ends_as_if_nothing_had_happened(runs: Product) -> None:
     name = "interrupted"
-    product.kubectl.apply(a_run(name, hyperparameters=LONG))
 
     def story() -> str:
-        return product.story(name)
+        return runs.story(name)
 
-    product.eventually(lambda: saved_step(product, name) > 0, 300, story)
-    change(product, name, suspend=True)
-    product.eventually(lambda: product.finetune(name)["status"]["phase"] == "Suspended", 60, story)
-    paused_at = saved_step(product, name)
-    assert pods_of(product, name) == [], "a suspended run holds its GPU"
+    runs.eventually(lambda: runs.finetune(name)["status"]["phase"] == "Suspended", 300, story)
+    assert runs.train_pods(name) == [], "a run that was created suspended holds a GPU"
+    runs.change(name, suspend=False)
+    runs.eventually(lambda: runs.saved_step(name) > 0, 120, story)
+    runs.change(name, suspend=True)
+    runs.eventually(lambda: runs.finetune(name)["status"]["phase"] == "Suspended", 60, story)
+    paused_at = runs.saved_step(name)
+    assert runs.train_pods(name) == [], "a suspended run holds its GPU"
 
-    change(product, name, suspend=False)
-    product.eventually(lambda: saved_step(product, name) > paused_at, 120, story)
-    status = product.finetune(name)["status"]
+    runs.change(name, suspend=False)
+    runs.eventually(lambda: runs.saved_step(name) > paused_at, 120, story)
+    status = runs.finetune(name)["status"]
     assert status["attempts"] == 2, story()
-    (pod,) = pods_of(product, name)
-    product.kubectl("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
+    (pod,) = runs.train_pods(name)
+    runs.kubectl("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
 
-    status = product.ended(name)
+    status = runs.ended(name)
     assert status["phase"] == "Succeeded", story()
     assert (status["attempts"], status["restarts"], status["retries"]) == (3, 1, 0), story()
     steps = [row["step"] for row in status["history"]]
     assert steps == sorted(set(steps)), "a step was told twice"
-    log = product.read_lines(f"{status['artifact']['uri']}/training_log.jsonl")
+    log = runs.read_lines(f"{status['artifact']['uri']}/training_log.jsonl")
     told = [row["step"] for row in log]
     assert told == sorted(set(told)), "a step was trained twice, or is not told"
-    assert set(range(100, 6001, 100)) <= set(told)
-
-
-def test_a_cancelled_run_keeps_its_checkpoints_and_publishes_nothing(product: Product) -> None:
-    name = "cancelled"
-    product.kubectl.apply(a_run(name, hyperparameters=LONG | {"maxSteps": 1_000_000}))
-    product.eventually(lambda: saved_step(product, name) > 0, 300, lambda: product.story(name))
-    change(product, name, cancel=True)
-    product.eventually(
-        lambda: product.finetune(name)["status"]["phase"] == "Cancelled", 60, lambda: product.story(name)
-    )
-    assert pods_of(product, name) == []
-    keys = product.keys_of(name)
-    assert [key for key in keys if "/checkpoints/step-" in key and key.endswith("/manifest.json")]
-    assert product.published_by(name) == []
+    assert set(range(100, 3001, 100)) <= set(told)

@@ -3,35 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.installed import BUCKET, NAMESPACE, ROWS, Product, a_run
+from tests.e2e.installed import BUCKET, NAMESPACE, Product
 
 pytestmark = pytest.mark.cluster
-
-RUNS: dict[str, dict[str, Any]] = {
-    "straight": {},
-    "full": {"method": {"type": "full"}, "datasets": [{"name": "rows", "uri": "configmap://rows/rows.jsonl"}]},
-    "broken-data": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/broken.jsonl"}]},
-    "no-file": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/nowhere.jsonl"}]},
-    "no-model": {"model": {"uri": f"s3://{BUCKET}/nothing"}},
-    "wrong-keys": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "wrong"}}},
-    "no-secret": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "absent"}}},
-    "no-s3": {"storage": {"endpoint": "http://s3.s3.svc:9", "credentialsSecretRef": {"name": "s3"}}},
-}
-
-
-@pytest.fixture(scope="module")
-def runs(product: Product) -> Product:
-    """Every run of this module, applied at once: their pods start while the first tests wait."""
-    text = "".join(json.dumps(row) + "\n" for row in ROWS)
-    meta = {"name": "rows", "namespace": NAMESPACE}
-    product.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"rows.jsonl": text}})
-    for name, spec in RUNS.items():
-        product.kubectl.apply(a_run(name, **spec))
-    return product
 
 
 def test_a_run_ends_with_a_tested_artifact_in_s3(runs: Product) -> None:
@@ -124,23 +101,6 @@ def _nothing_is_left(runs: Product, name: str) -> None:
     pods = runs.kubectl.get("pods", "-n", NAMESPACE, "-l", selector)["items"]
     assert [pod["status"]["phase"] for pod in pods] == ["Failed"]
     assert runs.published_by(name) == []
-
-
-def test_deleting_a_run_in_the_middle_of_training_leaves_no_pod_and_no_artifact(product: Product) -> None:
-    product.kubectl.apply(a_run("deleted", hyperparameters={"maxSteps": 1_000_000, "loggingSteps": 1}))
-
-    def trains() -> bool:
-        return bool(product.finetune("deleted")["status"].get("progress", {}).get("step", 0) > 0)
-
-    product.eventually(trains, 300, lambda: product.story("deleted"))
-    product.kubectl("delete", "finetune", "deleted", "-n", NAMESPACE, "--timeout=60s")
-    selector = "finetune-operator.io/name=deleted"
-
-    def gone() -> bool:
-        return not product.kubectl.get("jobs,pods,configmaps", "-n", NAMESPACE, "-l", selector)["items"]
-
-    product.eventually(gone, 60)
-    assert product.published_by("deleted") == []
 
 
 def test_the_operator_stays_small(runs: Product) -> None:

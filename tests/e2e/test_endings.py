@@ -1,0 +1,33 @@
+"""Runs that their user ends in the middle of training, with real pods and a real S3."""
+
+import pytest
+
+from tests.e2e.installed import NAMESPACE, Product
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_cancelled_run_keeps_its_checkpoints_and_publishes_nothing(runs: Product) -> None:
+    name = "cancelled"
+    runs.eventually(lambda: runs.saved_step(name) > 0, 300, lambda: runs.story(name))
+    runs.change(name, cancel=True)
+    runs.eventually(lambda: runs.finetune(name)["status"]["phase"] == "Cancelled", 60, lambda: runs.story(name))
+    assert runs.train_pods(name) == []
+    keys = runs.keys_of(name)
+    assert [key for key in keys if "/checkpoints/step-" in key and key.endswith("/manifest.json")]
+    assert runs.published_by(name) == []
+
+
+def test_deleting_a_run_in_the_middle_of_training_leaves_no_pod_and_no_artifact(runs: Product) -> None:
+    def trains() -> bool:
+        return bool(runs.finetune("deleted")["status"].get("progress", {}).get("step", 0) > 0)
+
+    runs.eventually(trains, 300, lambda: runs.story("deleted"))
+    runs.kubectl("delete", "finetune", "deleted", "-n", NAMESPACE, "--timeout=60s")
+    selector = "finetune-operator.io/name=deleted"
+
+    def gone() -> bool:
+        return not runs.kubectl.get("jobs,pods,configmaps", "-n", NAMESPACE, "-l", selector)["items"]
+
+    runs.eventually(gone, 60)
+    assert runs.published_by("deleted") == []
