@@ -9,7 +9,7 @@ import pytest
 import torch
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import LOCK_FILE, MANIFEST_FILE, FailureClass, Stage
-from finetune_trainer import train
+from finetune_trainer import forms
 from finetune_trainer.errors import RunError
 from finetune_trainer.model import merged_model
 from finetune_trainer.store import open_store
@@ -137,7 +137,7 @@ def test_of_both_forms_the_merged_one_loads_plainly_and_says_what_its_samples_sa
 
 def test_a_merge_that_changes_the_model_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    monkeypatch.setattr(train, "merged_model", lambda adapted, dtype: scaled(merged_model(adapted, dtype)))
+    monkeypatch.setattr(forms, "merged_model", lambda adapted, dtype: scaled(merged_model(adapted, dtype)))
     run = a_story_run(tmp_path, **METHODS["merged"])
     with pytest.raises(RunError, match="the model once merged is another") as caught:
         tell(run)
