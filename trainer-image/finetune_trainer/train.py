@@ -8,6 +8,7 @@ from finetune_api.names import Activity, Stage
 from finetune_api.run import RunResult, RunSpec
 
 from finetune_trainer.artifact import write_papers
+from finetune_trainer.base_findings import base_findings
 from finetune_trainer.checkpoint import Checkpoints, Origin
 from finetune_trainer.curve import Curve
 from finetune_trainer.errors import RunError
@@ -48,7 +49,7 @@ def train(
     plan = _plan(setup, held.engine, report)
 
     report.start(Activity.EVALUATING)
-    base = ask(held.engine, setup.question)
+    base = base_findings(setup, held.engine.packed, lambda: ask(held.engine, setup.question))
     report.start(Activity.TRAINING)
     curve = _fit(setup, held.engine, plan, report, stop)
     if not take_form(setup, held, report):
