@@ -18,7 +18,7 @@ from finetune_trainer.log import Log
 from finetune_trainer.s3 import s3_client
 from finetune_trainer.store import FileStore, Store, open_store
 
-from tests.trainer.test_store import an_access
+from tests.trainer.s3_access import an_access
 
 ORIGIN = Origin("first000", 1, "digest", {"threads": 1})
 

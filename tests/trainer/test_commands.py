@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.names import LOCK_FILE, Exit
-from finetune_api.run import SecretFolder, StorageAccess
+from finetune_api.run import StorageAccess
 from finetune_trainer.__main__ import main
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import StoredModel
 from finetune_trainer.log import Log
 from finetune_trainer.restore import Reach
-from finetune_trainer.s3 import s3_client
 from finetune_trainer.speaker import Speaker, load_speaker
 from finetune_trainer.store import Store, open_store
 
 from tests.trainer.runs import write_jsonl
+from tests.trainer.s3_access import an_access, make_bucket
 from tests.trainer.stories import HIDDEN, Story, a_story_run, capital_rows, tell
 from tests.trainer.tiny import BOS, a_model_folder
 
@@ -167,17 +167,15 @@ def test_a_real_process_answers_each_line_of_its_standard_input(story: Story) ->
 def test_an_adapter_and_its_base_in_s3_are_restored_with_keys_of_a_folder(
     story: Story, s3: Any, tmp_path: Path, run: Run
 ) -> None:
-    (tmp_path / "AWS_ACCESS_KEY_ID").write_text(s3.access_key)
-    (tmp_path / "AWS_SECRET_ACCESS_KEY").write_text(s3.secret_key)
-    access = StorageAccess(endpoint=s3.endpoint, credentials=SecretFolder(directory=str(tmp_path), source="a folder"))
-    s3_client(access).create_bucket(Bucket="restore")
+    access = an_access(tmp_path, s3)
+    make_bucket(access, "restore")
     lock = json.loads((story.artifact / LOCK_FILE).read_text())
     base = uploaded(Path(lock["base"]["uri"].removeprefix("file://")), "s3://restore/base", access)
     artifact = uploaded(story.artifact, "s3://restore/artifact", access)
     lock["base"] = {"uri": base.uri, "revision": StoredModel(base).revision}
     artifact.put_bytes(LOCK_FILE, json.dumps(lock).encode())
     first = samples_of(story)[0]
-    arguments = ("--endpoint", s3.endpoint, "--credentials", tmp_path, "--cpu", first["prompt"])
+    arguments = ("--endpoint", s3.endpoint, "--credentials", tmp_path / "keys", "--cpu", first["prompt"])
     code, out, log = run(None, "--artifact", artifact.uri, *arguments)
     assert (code, out) == (Exit.OK, f"{first['tuned']}\n"), log
 

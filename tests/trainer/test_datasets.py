@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_api.run import RunSpec, SecretFolder, StorageAccess
+from finetune_api.run import RunSpec, StorageAccess
 from finetune_api.sources import Dataset
 from finetune_trainer.data_files import DataSource
 from finetune_trainer.datasets import fetch_dataset, fetch_hub
 from finetune_trainer.errors import RunError
-from finetune_trainer.s3 import s3_client
 from finetune_trainer.store import open_store
 
 from tests.trainer.fake_hub import COMMIT, FakeHub, fake_hub
 from tests.trainer.runs import a_run, some_pairs, write_jsonl
+from tests.trainer.s3_access import an_access, make_bucket
 
 LATER = "f" * 40
 
@@ -100,15 +100,8 @@ def test_a_dataset_that_changed_since_it_was_first_read_is_refused_by_name(tmp_p
 
 @pytest.fixture
 def access(s3: Any, tmp_path: Path) -> StorageAccess:
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    (keys / "AWS_ACCESS_KEY_ID").write_text(s3.access_key)
-    (keys / "AWS_SECRET_ACCESS_KEY").write_text(s3.secret_key)
-    source = SecretFolder(directory=str(keys), source="Secret team-a/s3")
-    found = StorageAccess(endpoint=s3.endpoint, region=s3.region, credentials=source)
-    client = s3_client(found)
-    if "datasets" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-        client.create_bucket(Bucket="datasets")
+    found = an_access(tmp_path, s3)
+    make_bucket(found, "datasets")
     return found
 
 

@@ -5,33 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_api.run import RunSpec, SecretFolder, StorageAccess
+from finetune_api.run import RunSpec, StorageAccess
 from finetune_trainer.__main__ import main
 from finetune_trainer.prepared import read_prepared
-from finetune_trainer.s3 import s3_client
 from finetune_trainer.store import open_store
 
 from tests.trainer.runs import some_pairs, write_jsonl
+from tests.trainer.s3_access import an_access, make_bucket
 from tests.trainer.tiny import a_model_folder
-
-
-def keys_of(folder: Path, access_key: str, secret_key: str) -> SecretFolder:
-    folder.mkdir()
-    (folder / "AWS_ACCESS_KEY_ID").write_text(access_key)
-    (folder / "AWS_SECRET_ACCESS_KEY").write_text(secret_key)
-    return SecretFolder(directory=str(folder), source="Secret team-a/s3")
 
 
 @pytest.fixture
 def access(s3: Any, tmp_path: Path) -> StorageAccess:
     """S3 with a bucket that holds a model and rows, below the test's own prefix."""
-    found = StorageAccess(
-        endpoint=s3.endpoint, region=s3.region, credentials=keys_of(tmp_path / "keys", s3.access_key, s3.secret_key)
-    )
-    client = s3_client(found)
-    if "prepare" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-        client.create_bucket(Bucket="prepare")
-    store = open_store(f"s3://prepare/{tmp_path.name}", found)
+    found = an_access(tmp_path, s3)
+    store = open_store(f"s3://{make_bucket(found, 'prepare')}/{tmp_path.name}", found)
     model = a_model_folder(tmp_path / "model", weights=False)
     (model / "model.safetensors").write_bytes(b"never read by prepare")
     for path in model.iterdir():
@@ -100,8 +88,8 @@ def test_a_missing_base_model_is_told(access: StorageAccess, tmp_path: Path) -> 
 
 
 def test_wrong_keys_are_access_denied_and_name_the_secret(access: StorageAccess, tmp_path: Path, s3: Any) -> None:
-    wrong = keys_of(tmp_path / "wrong", s3.access_key, "not-the-secret-key")
-    code, result = run_command(tmp_path, a_stored_run(tmp_path, access.model_copy(update={"credentials": wrong})))
+    wrong = an_access(tmp_path / "wrong", s3, "not-the-secret-key")
+    code, result = run_command(tmp_path, a_stored_run(tmp_path, wrong))
     assert code == 42
     assert result["failure"]["class"] == "AccessDenied"
     assert "was denied: SignatureDoesNotMatch" in result["failure"]["message"]

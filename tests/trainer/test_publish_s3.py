@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from finetune_api.names import ARTIFACTS_FOLDER, MANIFEST_FILE, FailureClass, Stage
-from finetune_api.run import RunResult, RunSpec, SecretFolder, StorageAccess
+from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Metrics
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
-from finetune_trainer.s3 import s3_client
 from finetune_trainer.store import Store, open_store
 
 from tests.trainer.runs import a_run
+from tests.trainer.s3_access import an_access, make_bucket
 
 WRITERS = [f"{number}-writer" for number in range(6)]
 
@@ -21,16 +21,8 @@ WRITERS = [f"{number}-writer" for number in range(6)]
 @pytest.fixture
 def store(s3: Any, tmp_path: Path) -> Store:
     """An empty prefix of a bucket."""
-    keys = tmp_path / "keys"
-    keys.mkdir()
-    (keys / "AWS_ACCESS_KEY_ID").write_text(s3.access_key)
-    (keys / "AWS_SECRET_ACCESS_KEY").write_text(s3.secret_key)
-    secret = SecretFolder(directory=str(keys), source="Secret team-a/s3")
-    access = StorageAccess(endpoint=s3.endpoint, region=s3.region, credentials=secret)
-    client = s3_client(access)
-    if "publish" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-        client.create_bucket(Bucket="publish")
-    return open_store(f"s3://publish/{tmp_path.name}/run", access)
+    access = an_access(tmp_path, s3)
+    return open_store(f"s3://{make_bucket(access, 'publish')}/{tmp_path.name}/run", access)
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from finetune_api.output import Checksums
 from finetune_api.run import RunResult, RunSpec, StorageAccess
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
-from finetune_trainer.s3 import TRIES, S3Store, s3_client
+from finetune_trainer.s3 import TRIES, S3Store
 
 from tests.trainer.faulty_s3 import FOREVER, FakeS3, Fault, FaultyProxy, Habits, serving
 from tests.trainer.runs import a_run
-from tests.trainer.test_store import an_access
+from tests.trainer.s3_access import an_access, make_bucket
 
 RESULT = RunResult(stage=Stage.TRAIN)
 WRITER = "0123456789"
@@ -43,8 +43,7 @@ def proxy(s3: Any) -> Iterator[FaultyProxy]:
 @pytest.fixture(scope="module")
 def bucket(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A bucket of the real server."""
-    s3_client(an_access(tmp_path_factory.mktemp("keys"), s3)).create_bucket(Bucket="faults")
-    return "faults"
+    return make_bucket(an_access(tmp_path_factory.mktemp("keys"), s3), "faults")
 
 
 @pytest.fixture

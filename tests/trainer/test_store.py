@@ -7,25 +7,13 @@ from typing import Any
 import pytest
 from finetune_api.run import SecretFolder, StorageAccess
 from finetune_trainer.errors import RunError
-from finetune_trainer.s3 import PART_BYTES, s3_client
+from finetune_trainer.s3 import PART_BYTES
 from finetune_trainer.store import FileStore, NotFoundError, Store, open_store, split_uri, uri_of
+
+from tests.trainer.s3_access import an_access, make_bucket, some_keys
 
 CLOSED = "http://127.0.0.1:9"
 """Nothing listens on the discard port."""
-
-
-def some_keys(folder: Path, **keys: str) -> SecretFolder:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in keys.items():
-        (folder / name).write_text(value + "\n")
-    return SecretFolder(directory=str(folder), source="Secret team-a/s3")
-
-
-def an_access(tmp_path: Path, s3: Any, secret_key: str | None = None) -> StorageAccess:
-    keys = some_keys(
-        tmp_path / "keys", AWS_ACCESS_KEY_ID=s3.access_key, AWS_SECRET_ACCESS_KEY=secret_key or s3.secret_key
-    )
-    return StorageAccess(endpoint=s3.endpoint, region=s3.region, credentials=keys)
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -34,10 +22,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "file":
         return open_store(f"file://{tmp_path / 'store'}", StorageAccess())
     access = an_access(tmp_path, request.getfixturevalue("s3"))
-    bucket = "stores"
-    if bucket not in [found["Name"] for found in s3_client(access).list_buckets()["Buckets"]]:
-        s3_client(access).create_bucket(Bucket=bucket)
-    return open_store(f"s3://{bucket}/{tmp_path.name}", access)
+    return open_store(f"s3://{make_bucket(access, 'stores')}/{tmp_path.name}", access)
 
 
 def test_what_is_put_is_listed_found_and_read_back(store: Store, tmp_path: Path) -> None:
@@ -102,8 +87,7 @@ def test_verify_accepts_the_same_bytes_and_refuses_others(store: Store, tmp_path
 @pytest.mark.slow
 def test_a_file_in_several_parts_is_verified_too(s3: Any, tmp_path: Path) -> None:
     access = an_access(tmp_path, s3)
-    s3_client(access).create_bucket(Bucket="parts")
-    store, path = open_store("s3://parts/x", access), tmp_path / "large"
+    store, path = open_store(f"s3://{make_bucket(access, 'parts')}/x", access), tmp_path / "large"
     path.write_bytes(b"0123456789abcdef" * (PART_BYTES // 16) + b"tail")
     store.put_file("large", path)
     store.verify("large", path)
