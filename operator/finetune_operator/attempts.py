@@ -9,6 +9,7 @@ from finetune_api.failures import PEER_LOST, POLICIES, TERMINATED
 from finetune_api.names import Exit, FailureClass, Stage
 from finetune_api.run import RunResult
 from finetune_api.status import Failure
+from finetune_api.words import one_line, shortened
 from pydantic import ValidationError
 
 from finetune_operator.observed import Job, Pod, Report
@@ -114,13 +115,13 @@ def vanished(stage: Stage, attempt: int) -> Failure:
 def a_failure(
     kind: FailureClass, reason: str, message: str, stage: Stage = Stage.TRAIN, exit_code: int | None = None
 ) -> Failure:
-    """A failure with the remedy of its class; a message that is too long for the status is cut."""
-    return with_remedy(Failure(failure_class=kind, reason=reason, message=_cut(message), exit_code=exit_code), stage)
+    """A failure with the remedy of its class."""
+    return with_remedy(Failure(failure_class=kind, reason=reason, message=_fitted(message), exit_code=exit_code), stage)
 
 
 def with_remedy(failure: Failure, stage: Stage) -> Failure:
-    """The failure, cut to what the status takes; where it names no remedy, with the one of its class."""
-    failure = failure.model_copy(update={"message": _cut(failure.message)})
+    """The failure on one line and as short as the status takes; where it names no remedy, with that of its class."""
+    failure = failure.model_copy(update={"message": _fitted(failure.message)})
     if failure.remedy:
         return failure
     by_stage = PREPARE_REMEDIES if stage is Stage.PREPARE else {}
@@ -137,8 +138,8 @@ def parse_result(message: str | None, stage: Stage) -> RunResult | None:
     return result if result.stage is stage else None
 
 
-def _cut(message: str) -> str:
-    return message if len(message) <= MESSAGE_LENGTH else message[: MESSAGE_LENGTH - 1] + "…"
+def _fitted(message: str) -> str:
+    return shortened(one_line(message), MESSAGE_LENGTH)
 
 
 def _reported_result(job: Job, report: Report | None) -> RunResult | None:

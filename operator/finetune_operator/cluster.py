@@ -16,6 +16,7 @@ import aiohttp
 from finetune_api import names
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.status import FinetuneStatus
+from finetune_api.words import one_line, shortened
 from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.config import ConfigException
@@ -26,12 +27,14 @@ from finetune_operator.observed import Job, JobState, Pod, observed_children
 
 log = logging.getLogger(__name__)
 
+EVENT_MESSAGE_LENGTH = 1024
+"""Longest message of an Event. Source: Kubernetes API, Event v1 core."""
+
 REQUEST_SECONDS = 30
 """Longest one request may take."""
 
 TROUBLE_AGE = timedelta(seconds=10)
 """A Job whose pod has not started for so long is asked for its Events."""
-
 
 TROUBLED_PODS = 4
 """Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
@@ -122,8 +125,10 @@ class Cluster:
         try:
             await self._request("POST", path, body=manifest)
         except Conflict:
-            existing = await self._get(f"{path}/{manifest['metadata']['name']}") or {"metadata": {}}
-            if _owner_uid(existing) != _owner_uid(manifest):
+            existing = await self._get(f"{path}/{manifest['metadata']['name']}")
+            if existing is None:
+                raise  # It has gone in between: the next pass creates it.
+            if _controller_uid(existing) != _controller_uid(manifest):
                 raise Refused(
                     f"{manifest['kind']} {manifest['metadata']['name']} exists and belongs to somebody else: delete it"
                 ) from None
@@ -189,7 +194,7 @@ class Cluster:
             },
             "type": "Warning" if warning else "Normal",
             "reason": reason,
-            "message": message[:1024],
+            "message": shortened(one_line(message), EVENT_MESSAGE_LENGTH),
             "source": {"component": names.FIELD_MANAGER},
             "firstTimestamp": stamp,
             "lastTimestamp": stamp,
@@ -197,7 +202,7 @@ class Cluster:
         }
         try:
             await self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body=manifest)
-        except Refused as error:
+        except (ClusterUnreachable, Conflict, Refused) as error:
             log.warning("an event was not recorded: %s", error)
 
     async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
@@ -314,12 +319,12 @@ def _path_of(manifest: Manifest) -> str:
     return f"/{group}/namespaces/{manifest['metadata']['namespace']}/{manifest['kind'].lower()}s"
 
 
-def _owner_uid(body: Mapping[str, Any]) -> str | None:
-    return next((owner["uid"] for owner in body["metadata"].get("ownerReferences", [])), None)
-
-
 def _controller(body: Mapping[str, Any]) -> dict[str, Any] | None:
     return next((owner for owner in body["metadata"].get("ownerReferences", []) if owner.get("controller")), None)
+
+
+def _controller_uid(body: Mapping[str, Any]) -> str | None:
+    return (_controller(body) or {}).get("uid")
 
 
 def _is_first(pod: Mapping[str, Any]) -> bool:

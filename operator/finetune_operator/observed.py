@@ -1,5 +1,6 @@
 """What a pass sees: Jobs and pods of one Finetune as plain facts, read from the objects the API server returns."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from finetune_api.resource import Finetune
 from finetune_api.run import ProgressReport
 
 Body = Mapping[str, Any]
+
+CHILD_NAME = re.compile(rf"-(?P<stage>{'|'.join(Stage)})-(?P<attempt>[1-9][0-9]*)$")
+"""How the names of Jobs end: `manifests.child_name` makes them."""
 
 
 class JobState(StrEnum):
@@ -144,10 +148,17 @@ def observed_children(
     seen, own = list(pods), [body for body in jobs if _controller_uid(body) == owner_uid]
     uids = {body["metadata"]["uid"] for body in own}
     orphans = tuple(_pod(pod) for pod in seen if _controller_uid(pod) not in uids)
-    return tuple(_job(body, [pod for pod in seen if _is_of(pod, body)]) for body in own), orphans
+    placed = [(body, place) for body in own if (place := _place(body))]
+    return tuple(_job(body, *place, [pod for pod in seen if _is_of(pod, body)]) for body, place in placed), orphans
 
 
-def _job(body: Body, pods: list[Body]) -> Job:
+def _place(body: Body) -> tuple[Stage, int] | None:
+    """Which attempt a Job is, by its name, which nobody can edit; None for one that is none of ours."""
+    found = CHILD_NAME.search(body["metadata"]["name"])
+    return (Stage(found["stage"]), int(found["attempt"])) if found else None
+
+
+def _job(body: Body, stage: Stage, attempt: int, pods: list[Body]) -> Job:
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     conditions = _conditions(status)
     failed, complete = conditions.get("Failed", {}), conditions.get("Complete", {})
@@ -159,8 +170,8 @@ def _job(body: Body, pods: list[Body]) -> Job:
     runs = is_whole and not (is_failed or is_complete or is_failing or is_suspended or is_leaving)
     return Job(
         name=metadata["name"],
-        stage=Stage(metadata["labels"][names.LABEL_STAGE]),
-        attempt=int(metadata["labels"][names.LABEL_ATTEMPT]),
+        stage=stage,
+        attempt=attempt,
         state=JobState.FAILED if is_failed else JobState.COMPLETE if is_complete else JobState.RUNNING,
         reason=failed.get("reason"),
         created_at=parse_time(metadata.get("creationTimestamp")),
@@ -171,7 +182,7 @@ def _job(body: Body, pods: list[Body]) -> Job:
         is_leaving=is_leaving,
         is_failing=is_failing,
         size=spec.get("parallelism", 1),
-        queue_priority=metadata["labels"].get(names.QUEUE_PRIORITY_LABEL, ""),
+        queue_priority=metadata.get("labels", {}).get(names.QUEUE_PRIORITY_LABEL, ""),
     )
 
 

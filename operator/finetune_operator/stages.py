@@ -6,6 +6,7 @@ from datetime import datetime
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage, StageState
 from finetune_api.run import RunResult
 from finetune_api.status import ConditionStatus, Failure, FinetuneStatus, Progress, StageStatus
+from finetune_api.words import one_line, shortened
 
 from finetune_operator.attempts import cause_of
 from finetune_operator.conditions import FALSE, TRUE, set_condition
@@ -216,4 +217,4 @@ def replace(status: FinetuneStatus, entry: StageStatus) -> FinetuneStatus:
 
 
 def _cut(message: str | None) -> str | None:
-    return message[:STATUS_MESSAGE_LENGTH] if message else None
+    return shortened(one_line(message), STATUS_MESSAGE_LENGTH) if message else None

@@ -6,6 +6,7 @@ from enum import Enum
 
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage
 from finetune_api.status import FinetuneStatus
+from finetune_api.words import one_line, shortened
 
 from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
 from finetune_operator.observed import Job
@@ -74,10 +75,8 @@ def is_over(status: FinetuneStatus) -> bool:
 
 def concluded(step: Step, generation: int, now: datetime) -> FinetuneStatus:
     """The status with the conditions and the phase that the step comes to."""
-    conditions = step.status.conditions
+    conditions, message = step.status.conditions, shortened(one_line(step.message), STATUS_MESSAGE_LENGTH)
     for kind, value in zip(VERDICT_TYPES, VERDICT_CONDITIONS[step.verdict], strict=True):
-        conditions = set_condition(
-            conditions, kind, value, step.reason, step.message[:STATUS_MESSAGE_LENGTH], generation=generation, now=now
-        )
+        conditions = set_condition(conditions, kind, value, step.reason, message, generation=generation, now=now)
     status = step.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
     return status.model_copy(update={"phase": phase_of(status)})

@@ -475,3 +475,11 @@ def test_a_pod_of_a_deleted_finetune_is_left_alone() -> None:
     gone = finetune.metadata.model_copy(update={"deletion_timestamp": NOON.isoformat()})
     decision = decide(finetune.model_copy(update={"metadata": gone}), Observed(), some_settings(), NOON)
     assert decision == Decision(finetune.status)
+
+
+def test_what_a_pod_says_cannot_colour_the_terminal_of_who_reads_it() -> None:
+    message = a_failure_message(PREPARE, "InvalidData", "InvalidRow", "row \x1b[2J\x1b]0;owned\x07 is\nbroken")
+    status = decided(decided(None).status, failed(PREPARE, message=message, exit_code=42)).status
+    assert status.failure is not None
+    assert status.failure.message == "row [2J ]0;owned is broken"
+    assert all(condition.message.isprintable() for condition in status.conditions)

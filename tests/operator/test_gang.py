@@ -170,9 +170,9 @@ def test_what_is_published_stays_so_whatever_becomes_of_another_pod() -> None:
 
 
 def a_job_body(**parts: Any) -> dict[str, Any]:
-    labels = {names.LABEL_STAGE: "train", names.LABEL_ATTEMPT: "1", names.QUEUE_PRIORITY_LABEL: "high"}
+    labels = {names.QUEUE_PRIORITY_LABEL: "high"}
     owners = [{"uid": UID, "controller": True}]
-    metadata = {"name": "job", "uid": "job-uid", "labels": labels, "ownerReferences": owners}
+    metadata = {"name": "story-9f3c2a10-train-1", "uid": "job-uid", "labels": labels, "ownerReferences": owners}
     return {
         "metadata": metadata | parts.get("metadata", {}),
         "spec": {"parallelism": 2} | parts.get("spec", {}),

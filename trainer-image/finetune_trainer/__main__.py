@@ -20,10 +20,11 @@ from finetune_api.failures import PEER_LOST, POLICIES
 from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Exit, FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Failure
+from finetune_api.words import one_line
 from pydantic import ValidationError
 
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
-from finetune_trainer.errors import RunError, Termination, one_line
+from finetune_trainer.errors import RunError, Termination
 from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries

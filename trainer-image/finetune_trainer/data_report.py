@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from finetune_api.base import StrictModel
 from finetune_api.status import DataStatus
+from finetune_api.words import shortened
 from pydantic import Field
 
 from finetune_trainer.corpus import Sample
 from finetune_trainer.data_files import public_uri
-from finetune_trainer.errors import shortened
 from finetune_trainer.prepared import Offsets
 from finetune_trainer.problems import SHOWN, Problem, Problems
 from finetune_trainer.survey import Survey

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from finetune_api.failures import POLICIES, TERMINATED
 from finetune_api.names import Exit, FailureClass
 from finetune_api.status import Failure
+from finetune_api.words import one_line, shortened
 
 MESSAGE_LENGTH = 2048
 """Longest message that the status takes."""
@@ -66,16 +67,6 @@ class Termination(BaseException):
     def failure() -> Failure:
         """As the status shows it."""
         return RunError(FailureClass.PREEMPTED, TERMINATED, "the pod was told to stop (SIGTERM)").failure()
-
-
-def one_line(text: str) -> str:
-    """The text on one line: every run of blanks and control characters becomes one blank."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def shortened(text: str, length: int) -> str:
-    """The text, cut to `length` characters with an ellipsis where it is longer."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def quoted(names: Collection[str], most: int = 20) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Self, TextIO
 
-from finetune_trainer.errors import one_line
+from finetune_api.words import one_line
 
 Number = float | int | None
 

@@ -14,6 +14,7 @@ from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass, Stage
 from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
+from finetune_api.words import shortened
 
 from finetune_trainer.answers import answer_pattern, check_labels
 from finetune_trainer.corpus import Corpus
@@ -22,7 +23,7 @@ from finetune_trainer.data_report import DataReport, data_report, length_histogr
 from finetune_trainer.datasets import fetch_dataset
 from finetune_trainer.division import count, divide, repeats
 from finetune_trainer.effective import effective_hyperparameters, sequence_length, steps_per_epoch
-from finetune_trainer.errors import RunError, shortened
+from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.gate import check_measurable
 from finetune_trainer.model_config import check_decoder, position_limit, read_config

@@ -13,13 +13,14 @@ import torch
 from finetune_api.base import StrictModel
 from finetune_api.names import FailureClass
 from finetune_api.training import Quantization
+from finetune_api.words import shortened
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_trainer.compute import Compute, compute_for
-from finetune_trainer.errors import RunError, not_finite, shortened
+from finetune_trainer.errors import RunError, not_finite
 from finetune_trainer.model import load_base
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}

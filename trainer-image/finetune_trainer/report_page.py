@@ -11,10 +11,10 @@ from typing import Any
 
 from finetune_api.metrics import METRICS
 from finetune_api.status import EvaluationStatus
+from finetune_api.words import shortened
 
 from finetune_trainer.charts import Bar, Line, bar_chart, line_chart, number
 from finetune_trainer.data_report import LengthBin
-from finetune_trainer.errors import shortened
 
 STYLE = (Path(__file__).parent / "report_page.css").read_text(encoding="utf-8")
 

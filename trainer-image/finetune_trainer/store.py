@@ -16,8 +16,9 @@ from typing import Protocol
 
 from finetune_api.names import FailureClass
 from finetune_api.run import StorageAccess
+from finetune_api.words import one_line
 
-from finetune_trainer.errors import RunError, one_line
+from finetune_trainer.errors import RunError
 
 
 class NotFoundError(Exception):

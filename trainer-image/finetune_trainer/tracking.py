@@ -17,8 +17,9 @@ from finetune_api.names import TRACKING_FOLDER
 from finetune_api.output import Sink
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import HistoryRow, Metrics
+from finetune_api.words import one_line, shortened
 
-from finetune_trainer.errors import RunError, one_line, shortened
+from finetune_trainer.errors import RunError
 from finetune_trainer.publish import WRITER_LENGTH
 from finetune_trainer.store import Store, uri_of
 
