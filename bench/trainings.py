@@ -70,7 +70,7 @@ def train_ours(work: Workload) -> Run:
     report = Reporter(work.spec, Stage.TRAIN, Log(stream=io.StringIO()))
     with engine.attending():
         clock.start()
-        fit(engine.loss, work.prepared.train, settings, engine.packed, engine.compute.device, lambda: 0.0, report)
+        fit(engine.loss, work.prepared.train, settings, engine.packed, engine.compute.device, lambda _: 0.0, report)
         clock.stop()
     return measured(OURS, work, engine, clock)
 

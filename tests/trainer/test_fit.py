@@ -50,7 +50,7 @@ def trained(tmp_path: Path, losses: list[float] | None = None, packed: bool = Tr
     report = Reporter(run, Stage.TRAIN, Log(stream=LOG))
     settings = replace(SETTINGS, **changes)
     with rows_attended(model) if packed else torch.enable_grad():
-        return fit(LossModel(model, True), ROWS, settings, packed, torch.device("cpu"), lambda: next(answers), report)
+        return fit(LossModel(model, True), ROWS, settings, packed, torch.device("cpu"), lambda _: next(answers), report)
 
 
 def losses(curve: Curve) -> list[float]:

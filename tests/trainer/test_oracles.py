@@ -132,7 +132,7 @@ def moved_share(tmp_path: Path, masters: torch.dtype) -> float:
     loss = LossModel(model, True, Compute(CPU, torch.bfloat16).autocast)
     report = Reporter(run, Stage.TRAIN, Log(stream=LOG))
     with rows_attended(model):
-        fit(loss, some_rows((20,) * 12), settings, True, CPU, lambda: 0.0, report)
+        fit(loss, some_rows((20,) * 12), settings, True, CPU, lambda _: 0.0, report)
     moved = sum(int((one != two).sum()) for one, two in zip(before, model.parameters(), strict=True))
     return moved / sum(weight.numel() for weight in before)
 

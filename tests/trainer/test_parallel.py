@@ -1,5 +1,6 @@
 """Several processes train as one does: the same gradients, weights and numbers, however the rows are shared out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,10 +93,8 @@ class Outcome:
     """Whether a signal ended it before."""
 
 
-def trained(
-    team: Team, folder: Path, family: str, method: str = "full", stops: bool = False, **changes: Any
-) -> Outcome:
-    """Train from the newest checkpoint of `folder`; with `stops`, SIGTERM comes to the last rank in the second step."""
+def trained(team: Team, folder: Path, family: str, method: str = "full", stops: str = "", **changes: Any) -> Outcome:
+    """Train from the newest checkpoint of `folder`; `stops`: SIGTERM comes to the last rank at the second step."""
     model, stop = a_decoder(family), StopSignal()
     if method == "lora":
         attach_adapter(model, Lora(rank=4, alpha=8), seed=3)
@@ -109,10 +108,13 @@ def trained(
     settings = replace(SETTINGS, total_steps=5, learning_rate=1e-3, save_steps=100, **BY_FOUR | changes)
     counted = iter(range(100))
 
-    def validate() -> float:
-        # At each step, so this is the second one: the signal is noted, and everybody stops before the third.
-        if stops and team.rank == team.size - 1 and next(counted) == 1:
-            stop._came = True
+    def validate(between: Callable[[], None]) -> float:
+        # At each step, so this is the second one: everybody stops within the evaluation, or before the third step.
+        if stops and next(counted) == 1:
+            stop._came = team.rank == team.size - 1
+            if stops == MEASURING:
+                between()
+                raise AssertionError("the evaluation goes on")
         return 1.0
 
     settings = replace(settings, eval_steps=1)
@@ -135,7 +137,7 @@ KINDS = {
     "shards": ("llama", "sharded"),
     "shards and one tensor for embeddings and head": ("gpt2", "sharded"),
 }
-STOPPED, STARTED = "stopped by two", "started by one"
+STOPPED, MEASURING, STARTED = "stopped by two", "stopped while they measure", "started by one"
 
 
 def several(team: Team, folder: Path) -> dict[str, Any]:
@@ -143,7 +145,8 @@ def several(team: Team, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: gradients(team, chosen, 1) for name, chosen in SHARES.items()}
     for kind, (family, method) in KINDS.items():
         found[kind] = trained(team, folder / kind, family, method, **TWO_BY_TWO)
-    found[STOPPED] = trained(team, folder / STOPPED, "llama", "sharded", stops=True, **TWO_BY_TWO)
+    for stops in (STOPPED, MEASURING):
+        found[stops] = trained(team, folder / stops, "llama", "sharded", stops, **TWO_BY_TWO)
     found[STARTED] = trained(team, folder / STARTED, "llama", "sharded", **TWO_BY_TWO)
     found["words"] = (team.any(team.rank == 1), team.any(False), team.from_first(lambda: 7), team.from_all(team.rank))
     return found
@@ -153,7 +156,7 @@ def several(team: Team, folder: Path) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where they work; one process has begun a training there."""
     folder = tmp_path_factory.mktemp("two")
-    assert alone(trained, folder / STARTED, "llama", "full", True).stopped
+    assert alone(trained, folder / STARTED, "llama", "full", STOPPED).stopped
     return folder
 
 
@@ -199,13 +202,14 @@ def test_four_at_once_are_one_by_four(tmp_path: Path) -> None:
     assert_same_training(at_once, by_four)
 
 
+@pytest.mark.parametrize("stops", [STOPPED, MEASURING])
 def test_a_signal_to_one_process_stops_both_after_the_same_step_and_one_process_goes_on(
-    two: list[dict[str, Any]], folder: Path, tmp_path: Path
+    two: list[dict[str, Any]], folder: Path, tmp_path: Path, stops: str
 ) -> None:
-    assert [rank[STOPPED].stopped for rank in two] == [True, True]
-    saved = (folder / STOPPED / "out" / "checkpoints").iterdir()
+    assert [rank[stops].stopped for rank in two] == [True, True]
+    saved = (folder / stops / "out" / "checkpoints").iterdir()
     assert max(path.name for path in saved) == "step-2-writer00"
-    assert_same_training(alone(trained, folder / STOPPED, "llama"), alone(trained, tmp_path, "llama"))
+    assert_same_training(alone(trained, folder / stops, "llama"), alone(trained, tmp_path, "llama"))
 
 
 def test_two_processes_go_on_from_the_checkpoint_of_one(two: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def planned(rung: int = 0, wanted: str = "auto") -> tuple[Plan, list[float]]:
     settings = replace(SETTINGS, tokens_per_batch=plan.status.micro_batch_tokens)
     report = Reporter(planner.spec, Stage.TRAIN, Log(stream=io.StringIO()))
     with engine.attending(), plan.working(engine):
-        return plan, losses(fit(engine.loss, ROWS, settings, engine.packed, CPU.device, lambda: 0.0, report))
+        return plan, losses(fit(engine.loss, ROWS, settings, engine.packed, CPU.device, lambda _: 0.0, report))
 
 
 def test_the_plan_has_numbers_and_reasons() -> None:

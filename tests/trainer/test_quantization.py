@@ -79,9 +79,10 @@ def test_every_family_trains_on_a_quantised_base_and_merges_into_the_unquantised
     torch.testing.assert_close(logits(merged), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_dora_on_int8_is_refused_on_a_cpu_where_it_would_fail_in_the_second_step(folders: dict[str, Path]) -> None:
+def test_dora_on_int8_is_refused_on_a_cpu_before_any_weight_is_read(tmp_path: Path) -> None:
+    method = Method(quantization=Quantization.INT8, lora=Lora(dora=True))
     with pytest.raises(RunError, match=r"method\.lora\.dora with method\.quantization int8") as caught:
-        load_model(folders["llama"], Method(quantization=Quantization.INT8, lora=Lora(dora=True)), 0, CPU)
+        load_model(tmp_path / "nothing is here", method, 0, CPU)
     assert caught.value.reason == "QuantizationUnsupported"
 
 

@@ -81,7 +81,9 @@ class Workshop:
         )
         loss = LossModel(model, True)
         with rows_attended(model):
-            curve = fit(loss, ROWS, settings, True, torch.device("cpu"), validate, report, checkpoints, stop)
+            curve = fit(
+                loss, ROWS, settings, True, torch.device("cpu"), lambda _: validate(), report, checkpoints, stop
+            )
         weights = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
         return Outcome(weights, curve, self.stream.getvalue(), report.reached)
 

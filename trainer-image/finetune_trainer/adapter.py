@@ -10,7 +10,7 @@ from finetune_api.training import Lora
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from pydantic.alias_generators import to_camel
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -70,11 +70,12 @@ def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | 
     return _attached(model, config)
 
 
+def uses_dora(asked: Lora | None, folder: Path | None) -> bool:
+    """Whether the adapter to train is a DoRA one: that of the folder, where there is one, else the one asked for."""
+    return bool(LoraConfig.from_pretrained(str(folder)).use_dora) if folder else (asked or Lora()).dora
+
+
 def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    if config.use_dora and any(_is_int8_on_cpu(parameter) for parameter in model.parameters()):
-        message = "method.lora.dora with method.quantization int8 does not run on a CPU: bitsandbytes loses its scales"
-        remedy = "Set method.quantization to nf4 or none, or run on a GPU."
-        raise RunError(FailureClass.INVALID_CONFIG, "QuantizationUnsupported", message, remedy)
     tuned = get_peft_model(model, config)
     train_in_fp32(tuned)
     # PEFT keeps sets, which would be written in another order each time.
@@ -82,10 +83,6 @@ def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
         config.target_modules = sorted(config.target_modules or [])
     config.target_parameters = sorted(config.target_parameters or []) or None
     return tuned
-
-
-def _is_int8_on_cpu(parameter: Tensor) -> bool:
-    return parameter.dtype == torch.int8 and parameter.device.type == "cpu"
 
 
 def _is_transposed(module: nn.Module) -> bool:

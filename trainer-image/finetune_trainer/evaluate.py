@@ -4,7 +4,7 @@ Sums of negative log-likelihood over supervised tokens, so that batch size, padd
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,13 +39,20 @@ class Likelihood:
 
 
 @torch.no_grad()
-def likelihood(loss_model: torch.nn.Module, batches: Iterable[Batch]) -> Likelihood:
-    """Over all batches, without dropout; `loss_model(batch)` is a batch's sum. The device is asked once, at the end."""
+def likelihood(
+    loss_model: torch.nn.Module, batches: Iterable[Batch], between: Callable[[], None] | None = None
+) -> Likelihood:
+    """Over all batches, without dropout; `loss_model(batch)` is a batch's sum. The device is asked once, at the end.
+
+    `between` is called before each batch, and may raise.
+    """
     training = loss_model.training
     loss_model.eval()
     total: Tensor | None = None
     tokens = 0
     for batch in batches:
+        if between:
+            between()
         # fp64, so that the sum does not depend on how rows are spread over batches.
         loss = loss_model(batch).double()
         total = loss if total is None else total + loss

@@ -22,6 +22,9 @@ from finetune_trainer.schedule import make_schedule
 from finetune_trainer.termination import StopSignal
 from finetune_trainer.trainee import Trainee
 
+Validate = Callable[[Callable[[], None]], float]
+"""The loss on the dev rows. It calls its argument between batches, as often on every rank; that may raise."""
+
 
 def fit(
     model: LossModel,
@@ -29,13 +32,13 @@ def fit(
     settings: Settings,
     packed: bool,
     device: torch.device,
-    validate: Callable[[], float],
+    validate: Validate,
     report: Reporter,
     checkpoints: Checkpoints | None = None,
     stop: StopSignal | None = None,
     team: Team = ALONE,
 ) -> Curve:
-    """Train `model` in place, from the newest of `checkpoints` on; `validate()` is the loss on the dev rows.
+    """Train `model` in place, from the newest of `checkpoints` on.
 
     Every rank of `team` goes through the same steps, each with its share of the rows, and sees the same numbers.
 
@@ -54,10 +57,14 @@ def fit(
     clock = Clock(first=loop.step)
     steps_per_epoch = -(-len(train) // settings.effective_batch)
 
+    def agree() -> None:
+        if team.size > 1:
+            stop.check(team.any)
+
     def measure() -> float:
-        # May take longer than a pod has to leave, so SIGTERM ends it at once; but ranks have to agree on when.
+        # May take longer than a pod has to leave: SIGTERM ends it at once, or between two batches, where ranks agree.
         with clock.stopped(), stop.released() if team.size == 1 else nullcontext():
-            return validate()
+            return validate(agree)
 
     with _saved_when_told_to_leave(loop, checkpoints, report, team), stop.held():
         while True:

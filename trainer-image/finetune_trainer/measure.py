@@ -60,10 +60,10 @@ class Engine:
         shared = share_of_batches(rows, range(len(rows)), rows_per_batch, self.packed, rank=rank, size=size)
         return (batch.to(self.compute.device) for batch in shared)
 
-    def likelihood(self, rows: TokenRows, rows_per_batch: int) -> Likelihood:
-        """Of the supervised tokens of all rows; the same on every rank."""
+    def likelihood(self, rows: TokenRows, rows_per_batch: int, between: Callable[[], None] | None = None) -> Likelihood:
+        """Of the supervised tokens of all rows; the same on every rank. `between` comes before each batch, on each."""
         with self.attending():
-            mine = likelihood(self.loss, self.batches(rows, rows_per_batch))
+            mine = likelihood(self.loss, self.batches(rows, rows_per_batch), between)
         total = self.team.sum(torch.tensor(mine.total, dtype=torch.float64))
         return Likelihood(float(total), int(rows.supervised.sum()))
 

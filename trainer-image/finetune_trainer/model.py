@@ -12,13 +12,13 @@ from finetune_api.training import Lora, Method, MethodType, Quantization
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter
+from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter, uses_dora
 from finetune_trainer.batch import Packing
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError, not_finite
 from finetune_trainer.model_config import check_own_code, read_config
 from finetune_trainer.probe import UNPACKED, find_packing
-from finetune_trainer.quantization import check_device, check_model, keep_as_stored, quantization_config
+from finetune_trainer.quantization import check_device, check_dora, check_model, keep_as_stored, quantization_config
 from finetune_trainer.saved_modules import check_not_quantised
 from finetune_trainer.targets import resolve_targets
 
@@ -85,6 +85,8 @@ def load_model(
     fresh adapter or the one of the folder `adapter`, fp32. Raises RunError as `check_on_meta`, QuantizationUnsupported.
     """
     dtype = torch.float32 if method.type is MethodType.FULL else compute.dtype
+    if method.type is MethodType.LORA and uses_dora(method.lora, adapter):
+        check_dora(method.quantization, compute.device)
     base = load_base(folder, method.quantization, dtype, compute.device, trusted)
     model = _with_method(base, method, seed, adapter)
     trained_count(model)  # A quantised base may hold other modules than the one that prepare saw.

@@ -43,6 +43,16 @@ def check_device(quantization: Quantization, device: torch.device) -> None:
         raise _unsupported(message, "Set method.quantization to none, or run on a GPU.") from error
 
 
+def check_dora(quantization: Quantization, device: torch.device) -> None:
+    """An adapter with DoRA asks bitsandbytes for a layer's weights, which on a CPU takes int8 layers their scales.
+
+    Raises RunError (InvalidConfig, QuantizationUnsupported): training would fail in its second step.
+    """
+    if quantization is Quantization.INT8 and device.type == "cpu":
+        message = "method.lora.dora with method.quantization int8 does not run on a CPU: bitsandbytes loses its scales"
+        raise _unsupported(message, "Set method.quantization to nf4 or none, or run on a GPU.")
+
+
 def check_model(model: PreTrainedModel, quantization: Quantization) -> None:
     """Whether bitsandbytes would reach the matrices of this model: it replaces plain linear layers and nothing else.
 

@@ -1,6 +1,7 @@
 """The train stage: load, measure, fit, measure again, publish. It reads straight down."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 
@@ -76,8 +77,8 @@ def _fit(setup: Setup, engine: Engine, plan: Plan, report: Reporter, stop: StopS
     settings = replace(setup.settings, tokens_per_batch=plan.status.micro_batch_tokens)
     rows_per_batch = setup.spec.training.hyperparameters.eval_batch_size
 
-    def validate() -> float:
-        return engine.likelihood(setup.prepared.dev, rows_per_batch).loss
+    def validate(between: Callable[[], None]) -> float:
+        return engine.likelihood(setup.prepared.dev, rows_per_batch, between).loss
 
     train, device = setup.prepared.train, setup.compute.device
     if setup.form == MODEL_FORM and setup.team.size > 1:
