@@ -209,8 +209,14 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
         message=terminated.get("message"),
         disruption=disruption.get("reason") if disruption.get("status") == "True" else deleted,
         reason=status.get("reason"),
-        index=int(metadata.get("annotations", {}).get(names.NODE_RANK_ANNOTATION, 0)),
+        index=_index(metadata),
     )
+
+
+def _index(metadata: Body) -> int:
+    """Which pod of its Job it is; one whose annotation somebody has edited is taken for the first."""
+    text = str(metadata.get("annotations", {}).get(names.NODE_RANK_ANNOTATION, 0))
+    return int(text) if text.isdecimal() else 0
 
 
 def _waiting(scheduled: Body, waiting: Body) -> str | None:

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import pytest
+from finetune_api import names
 from finetune_api.names import Stage
+from finetune_operator.manifests import child_name
 from finetune_operator.observed import observed_children
 
-from tests.builders import UID
+from tests.builders import UID, a_finetune
 
 
 def a_job(name: str, **metadata: Any) -> dict[str, Any]:
@@ -13,9 +16,19 @@ def a_job(name: str, **metadata: Any) -> dict[str, Any]:
     return {"metadata": {"name": name, "uid": f"{name}-uid", "ownerReferences": owners} | metadata}
 
 
-def test_a_job_whose_labels_were_edited_is_still_the_attempt_that_it_was() -> None:
-    (job,), _ = observed_children([a_job("story-9f3c2a10-train-12", labels={"stage": "?"})], [], UID)
-    assert (job.stage, job.attempt) == (Stage.TRAIN, 12)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_job_whose_labels_were_edited_is_still_the_attempt_that_it_was(stage: Stage) -> None:
+    name = child_name(a_finetune(), stage, 12)
+    (job,), _ = observed_children([a_job(name, labels={names.LABEL_ATTEMPT: "?"})], [], UID)
+    assert (job.stage, job.attempt) == (stage, 12)
+
+
+def test_a_pod_whose_index_was_edited_stops_no_pass() -> None:
+    job = a_job("story-9f3c2a10-train-1")
+    pod = a_job("pod", annotations={names.NODE_RANK_ANNOTATION: "first"})
+    pod["metadata"]["ownerReferences"] = [{"uid": job["metadata"]["uid"], "controller": True}]
+    (seen,), _ = observed_children([job], [pod], UID)
+    assert [pod.index for pod in seen.pods] == [0]
 
 
 def test_somebody_elses_job_in_our_finetunes_name_is_no_attempt() -> None:
