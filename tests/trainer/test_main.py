@@ -1,6 +1,5 @@
 """The command line: a real process reads the order, writes the result, and says by its exit code what went wrong."""
 
-import errno
 import json
 import os
 import signal
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from finetune_api.names import ENV_LOG_FORMAT, Exit, FailureClass, Stage
 from finetune_api.run import ReportTarget, RunResult, RunSpec
-from finetune_trainer.__main__ import main, read_run, unexpected_failure
+from finetune_trainer.__main__ import main, read_run
 from finetune_trainer.errors import RunError, Termination
 
 from tests.trainer.reports_server import reports_server
@@ -178,20 +176,3 @@ def test_train_without_prepared_data_is_no_users_mistake(tmp_path: Path, capsys:
     failure = result_in(capsys.readouterr().out).failure
     assert failure is not None
     assert failure.reason == "PreparedDataUnusable"
-
-
-@pytest.mark.parametrize(
-    ("error", "failure_class"),
-    [
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), FailureClass.GPU_OUT_OF_MEMORY),
-        (OSError(errno.ENOSPC, "No space left on device", "/scratch/x"), FailureClass.DISK_FULL),
-        (MemoryError(), FailureClass.HOST_OUT_OF_MEMORY),
-        (KeyError("surprise"), FailureClass.INFRASTRUCTURE),
-    ],
-)
-def test_an_exception_of_a_library_finds_its_class(error: Exception, failure_class: FailureClass) -> None:
-    assert unexpected_failure(error).failure_class is failure_class
-
-
-def test_an_unexpected_exception_is_named_by_type() -> None:
-    assert unexpected_failure(KeyError("surprise")).message == "KeyError: 'surprise'"

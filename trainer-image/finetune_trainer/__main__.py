@@ -6,7 +6,6 @@ The exit code says what kind of failure it was, should the result be lost. The e
 """
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -16,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api import output
-from finetune_api.failures import PEER_LOST, POLICIES
+from finetune_api.failures import POLICIES
 from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Exit, FailureClass, Stage
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import Failure
-from finetune_api.words import one_line
 from pydantic import ValidationError
 
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
 from finetune_trainer.errors import RunError, Termination
 from finetune_trainer.launch import RUN_FILE, launch, write_report
+from finetune_trainer.library_errors import is_lost_peer, unexpected_failure
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
 from finetune_trainer.report import Reporter
@@ -161,7 +160,7 @@ def _outcome(stage: Stage, work: Callable[[], RunResult], report: Reporter) -> t
         result = _failed(stage, error.failure())
     except Exception as error:  # noqa: BLE001 (whatever else it is must be told to the operator)
         result = _failed(stage, unexpected_failure(error))
-        if not _is_lost_peer(error):
+        if not is_lost_peer(error):
             report.log.unexpected(error)
     if result.failure is None:
         return result, Exit.OK
@@ -171,19 +170,6 @@ def _outcome(stage: Stage, work: Callable[[], RunResult], report: Reporter) -> t
 
 def _failed(stage: Stage, failure: Failure) -> RunResult:
     return RunResult(stage=stage, failure=failure)
-
-
-def unexpected_failure(error: Exception) -> Failure:
-    """The failure that an exception of a library means."""
-    if _is_gpu_out_of_memory(error):
-        return _failure(FailureClass.GPU_OUT_OF_MEMORY, "GpuOutOfMemory", f"the GPU has no memory left: {error}")
-    if isinstance(error, MemoryError):
-        return _failure(FailureClass.HOST_OUT_OF_MEMORY, "HostOutOfMemory", "the pod has no memory left")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _failure(FailureClass.DISK_FULL, "DiskFull", f"no space left on the pod's disk: {error.filename or ''}")
-    if _is_lost_peer(error):
-        return _failure(FailureClass.INFRASTRUCTURE, PEER_LOST, f"the training processes lost one another: {error}")
-    return _failure(FailureClass.INFRASTRUCTURE, "UnexpectedError", f"{type(error).__name__}: {error}")
 
 
 def _reload(path: Path) -> int:
@@ -214,23 +200,6 @@ def _write_result(spec: RunSpec, result: RunResult, log: Log) -> None:
             Path(spec.result_file).write_text(message, encoding="utf-8")
     except Exception as error:  # noqa: BLE001 (whatever stands in the way, the stage is over)
         log.warn(f"the result cannot be written: {type(error).__name__}: {error}")
-
-
-def _is_gpu_out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
-
-
-def _is_lost_peer(error: Exception) -> bool:
-    """NCCL has exceptions of its own; gloo's are known by the source file that they name."""
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(error, RuntimeError):
-        return False
-    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
-
-
-def _failure(failure_class: FailureClass, reason: str, message: str) -> Failure:
-    return RunError(failure_class, reason, one_line(message)).failure()
 
 
 def _exit_code(failure: Failure) -> int:
