@@ -109,6 +109,15 @@ class Stage(StrEnum):
     TRAIN = "train"
 
 
+class Errand(StrEnum):
+    """A small Job beside the stages of a run: it needs no GPU, no data and no model."""
+
+    RESULT = "result"
+    """Read from S3 what a stage came to whose own words were lost."""
+    CLEANUP = "cleanup"
+    """Remove what the run wrote."""
+
+
 class StageState(StrEnum):
     """Where a stage is."""
 

@@ -72,19 +72,29 @@ class ReportTarget(StrictModel):
     """File with the bearer token, read anew for every report since it is rotated."""
 
 
-class RunSpec(StrictModel):
-    """The order: what to train, from what, into where. URIs are resolved and no secret is in it."""
+class RunRoot(Model):
+    """Where a run keeps what it writes, and how that is reached: all that an errand has to know.
+
+    Read tolerantly, so that the order of a stage serves as well.
+    """
 
     identity: RunIdentity
-    training: TrainingSpec
-    """The user's spec; dataset and model URIs are `s3://`, `hf://` or `file:///`."""
     output_uri: str
     """The run's own root, `s3://…/<namespace>/<name>/<uid>` or `file:///…`; nothing is written elsewhere."""
+    storage: StorageAccess = StorageAccess()
+    result_file: str | None = None
+    """Where the answer goes; None = standard output."""
+
+
+class RunSpec(RunRoot, StrictModel):
+    """The order: what to train, from what, into where. URIs are resolved and no secret is in it."""
+
+    training: TrainingSpec
+    """The user's spec; dataset and model URIs are `s3://`, `hf://` or `file:///`."""
     attempt: int = Field(default=1, ge=1)
     """Number of the try; what it writes lies under `artifacts/<attempt>-<writer>`."""
     resolved: Resolved = Resolved()
     """What `prepare` found; `train` takes this revision and no other."""
-    storage: StorageAccess = StorageAccess()
     model_credentials: SecretFolder | None = None
     """Folder with `HF_TOKEN`."""
     tracking_credentials: SecretFolder | None = None
@@ -95,8 +105,6 @@ class RunSpec(StrictModel):
     """Where progress goes; None = only the log."""
     scratch_directory: str = "/tmp"
     """A folder with room for model and data; what is in it may be lost."""
-    result_file: str | None = None
-    """Where the RunResult goes; None = standard output."""
     gpus: int = Field(default=0, ge=0)
     """GPUs of each pod; 0 = CPU."""
     processes: int = Field(default=1, ge=1)
@@ -168,20 +176,38 @@ class RunResult(Model):
         if self.resolved and self.resolved.dataset_revisions:  # The prepared index in S3 has them too.
             return self.model_copy(update={"resolved": self.resolved.model_copy(update={"dataset_revisions": {}})})
         if self.failure and max(len(self.failure.message), len(self.failure.remedy)) > SHORT_TEXT:
-            halved = {"message": _halved(self.failure.message), "remedy": _halved(self.failure.remedy)}
-            return self.model_copy(update={"failure": self.failure.model_copy(update=halved)})
+            return self.model_copy(update={"failure": _halved(self.failure)})
         bare = type(self)(stage=self.stage, failure=self.failure, artifact=self.artifact)
         if bare == self:
             raise ValueError("the limit is too small for even the artifact's address")
         return bare
 
 
+class CleanupResult(Model):
+    """The answer of a cleanup."""
+
+    removed: int = 0
+    """Objects that were removed; what an earlier try had removed does not count."""
+    failure: Failure | None = None
+    """Why something may be left."""
+
+    def to_message(self) -> str:
+        """The result as one JSON line that fits into a termination message."""
+        text = self.model_dump_json(by_alias=True, exclude_none=True)
+        if self.failure is None or len(text.encode()) <= TERMINATION_MESSAGE_BYTES:
+            return text
+        return self.model_copy(update={"failure": _halved(self.failure)}).to_message()
+
+
 SHORT_TEXT = 100
 """A text of so many characters is not cut any further."""
 
 
-def _halved(text: str) -> str:
-    return text if len(text) <= SHORT_TEXT else text[: len(text) // 2] + "…"
+def _halved(failure: Failure) -> Failure:
+    """The failure with half of its free text."""
+    texts = {"message": failure.message, "remedy": failure.remedy}
+    short = {name: text if len(text) <= SHORT_TEXT else f"{text[: len(text) // 2]}…" for name, text in texts.items()}
+    return failure.model_copy(update=short)
 
 
 class ProgressReport(Model):

@@ -9,7 +9,7 @@ LIGHT = """
 answers card chat chat_template columnar corpus credentials data_files data_report datasets division effective errors
 fetch folders formats hub log model_config pairs prepare prepared problems publish quiet reader report row_types rows
 split report_page store survey template text_stream texts token_file tokens vocabulary
-web commands gate held_out scores launch __main__
+web commands errands gate held_out scores launch __main__
 """
 
 

@@ -1,5 +1,6 @@
 """`python -m finetune_trainer prepare|train --run FILE`: read the order, run the stage, write the result, exit.
 
+`result` reads from S3 what a stage came to, `cleanup` removes what a run wrote; both take the same file.
 `generate` and `evaluate` try an artifact out, see `--help`.
 
 The exit code says what kind of failure it was, should the result be lost. The environment is read here alone.
@@ -12,16 +13,17 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from finetune_api import output
 from finetune_api.failures import POLICIES
-from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Exit, FailureClass, Stage
-from finetune_api.run import RunResult, RunSpec
+from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Errand, Exit, FailureClass, Stage
+from finetune_api.run import CleanupResult, RunResult, RunRoot, RunSpec
 from finetune_api.status import Failure
 from pydantic import ValidationError
 
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
+from finetune_trainer.errands import cleanup, lost_result
 from finetune_trainer.errors import RunError, Termination
 from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.library_errors import is_lost_peer, unexpected_failure
@@ -34,6 +36,8 @@ from finetune_trainer.tracking import Tracking
 
 if TYPE_CHECKING:
     from finetune_trainer.parallel import Team
+
+Order = TypeVar("Order", bound=RunRoot)
 
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -55,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _tried(parsed, log)
         if parsed.command == "rank":
             return run_rank(Path(parsed.folder), log)
+        if parsed.command in set(Errand):
+            return run_errand(parsed, read_order(Path(parsed.run), RunRoot), log)
         return run_stage(Stage(parsed.command), read_run(Path(parsed.run)), log)
     except RunError as error:
         log.warn(f"{error} {error.remedy}")
@@ -65,9 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_run(path: Path) -> RunSpec:
+    """The order of a stage in a file. Raises RunError as `read_order` does."""
+    return read_order(path, RunSpec)
+
+
+def read_order(path: Path, kind: type[Order]) -> Order:
     """The order in a file. Raises RunError (InvalidConfig) with the first thing that is wrong in it."""
     try:
-        return RunSpec.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise _bad_run(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -90,6 +101,31 @@ def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
         _write_result(spec, result, log)
         report.finish(result, **({"tries": 1} if code == Exit.TERMINATED else {}))
     return code
+
+
+def run_errand(parsed: argparse.Namespace, root: RunRoot, log: Log) -> int:
+    """Run an errand, and write its answer."""
+    failure = None
+    try:
+        answer = _errand(parsed, root, log)
+    except RunError as error:
+        failure = error.failure()
+    except Exception as error:  # noqa: BLE001 (whatever else it is must be told to the operator)
+        log.unexpected(error)
+        failure = unexpected_failure(error)
+    if failure:
+        log.warn(f"{failure.reason}: {failure.message} {failure.remedy}")
+        is_cleanup = parsed.command == Errand.CLEANUP
+        answer = CleanupResult(failure=failure) if is_cleanup else _failed(Stage(parsed.stage), failure)
+    _write_result(root, answer, log)
+    return _exit_code(failure) if failure else Exit.OK
+
+
+def _errand(parsed: argparse.Namespace, root: RunRoot, log: Log) -> RunResult | CleanupResult:
+    store = open_store(root.output_uri, root.storage)
+    if parsed.command == Errand.CLEANUP:
+        return cleanup(root, store, log.say)
+    return lost_result(root, store, Stage(parsed.stage))
 
 
 def run_rank(folder: Path, log: Log) -> int:
@@ -190,14 +226,14 @@ def _tried(parsed: argparse.Namespace, log: Log) -> int:
     return Exit.OK
 
 
-def _write_result(spec: RunSpec, result: RunResult, log: Log) -> None:
+def _write_result(root: RunRoot, result: RunResult | CleanupResult, log: Log) -> None:
     """A result that cannot be written is told in the log: it is reported all the same, and the exit code says most."""
     try:
         message = result.to_message()
-        if spec.result_file is None:
+        if root.result_file is None:
             print(message, flush=True)
         else:
-            Path(spec.result_file).write_text(message, encoding="utf-8")
+            Path(root.result_file).write_text(message, encoding="utf-8")
     except Exception as error:  # noqa: BLE001 (whatever stands in the way, the stage is over)
         log.warn(f"the result cannot be written: {type(error).__name__}: {error}")
 
@@ -230,6 +266,11 @@ def _parser() -> argparse.ArgumentParser:
     for stage in Stage:
         command = commands.add_parser(stage.value, help=f"run the {stage.value} stage")
         command.add_argument("--run", required=True, metavar="FILE", help="the order, run.json")
+    result = commands.add_parser(Errand.RESULT, help="read from the store what a stage came to")
+    result.add_argument("--run", required=True, metavar="FILE", help="the order of the stage, or its root alone")
+    result.add_argument("--stage", required=True, choices=list(Stage), help="which stage")
+    clean = commands.add_parser(Errand.CLEANUP, help="remove everything that a run wrote")
+    clean.add_argument("--run", required=True, metavar="FILE", help="an order of the run, or its root alone")
     rank = commands.add_parser("rank", help="be one of several training processes; torchrun's agent calls it")
     rank.add_argument("--folder", required=True, metavar="FOLDER", help="the order, and where reports go")
     reload = commands.add_parser("reload", help="compare a written artifact with what was trained")

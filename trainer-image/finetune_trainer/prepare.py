@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass, Stage
+from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass
 from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
 from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
@@ -78,8 +78,7 @@ def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
     write_prepared(store, folder, index)
     rows = index.data.rows
     say(f"prepared {rows.train} train, {rows.dev} dev and {rows.test} test rows, {index.data.tokens} tokens")
-    effective = index.effective_hyperparameters
-    return RunResult(stage=Stage.PREPARE, data=index.data, effective_hyperparameters=effective, resolved=resolved)
+    return index.result()
 
 
 def read_datasets(spec: RunSpec, store: Store, say: Say, known: Mapping[str, str]) -> list[Survey]:

@@ -19,7 +19,8 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 from finetune_api.base import Model
-from finetune_api.names import PREPARED_FOLDER, FailureClass
+from finetune_api.names import PREPARED_FOLDER, FailureClass, Stage
+from finetune_api.run import RunResult
 from finetune_api.status import DataStatus, EffectiveHyperparameters, Resolved
 from pydantic import Field, ValidationError
 
@@ -169,6 +170,15 @@ class PreparedIndex(Model):
     """The date that the chat template was told, in every attempt."""
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each other file, by name."""
+
+    def result(self) -> RunResult:
+        """What `prepare` answers, also when it is read a second time."""
+        return RunResult(
+            stage=Stage.PREPARE,
+            data=self.data,
+            effective_hyperparameters=self.effective_hyperparameters,
+            resolved=self.resolved,
+        )
 
     @property
     def end_ids(self) -> list[int]:

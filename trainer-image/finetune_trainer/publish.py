@@ -11,7 +11,7 @@ from pathlib import Path
 
 from finetune_api.base import Model
 from finetune_api.names import ARTIFACTS_FOLDER, MANIFEST_FILE, FailureClass
-from finetune_api.run import RunIdentity, RunResult, RunSpec
+from finetune_api.run import RunIdentity, RunResult, RunRoot, RunSpec
 from finetune_api.status import ArtifactStatus
 from pydantic import ValidationError
 
@@ -47,7 +47,7 @@ class Manifest(Model):
     """What the run found, without the artifact itself."""
 
 
-def existing_result(store: Store, spec: RunSpec) -> RunResult | None:
+def existing_result(store: Store, spec: RunRoot) -> RunResult | None:
     """The result of an earlier attempt, or a twin, that has published already; None where nobody has.
 
     Raises RunError where the output belongs to another run.

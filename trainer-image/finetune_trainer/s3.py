@@ -151,6 +151,21 @@ class S3Store:
         with suppress(NotFoundError), self._errors("DeleteObject", key):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
+    def abort_uploads(self) -> int:
+        with self._errors("ListMultipartUploads", ""):
+            uploads = self._uploads()
+        for key, upload in uploads:
+            with self._errors("AbortMultipartUpload", key.removeprefix(self.prefix)), _unless("NoSuchUpload"):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
+        return len(uploads)
+
+    def _uploads(self) -> Sequence[tuple[str, str]]:
+        """Key and id of each upload that is not finished; none on a server that cannot tell."""
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self.prefix)
+        with _unless(*NOT_IMPLEMENTED):
+            return [(upload["Key"], upload["UploadId"]) for page in pages for upload in page.get("Uploads", [])]
+        return []
+
     def fingerprint(self, key: str) -> str:
         with self._errors("HeadObject", key):
             return self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"].strip('"')
@@ -345,6 +360,16 @@ def s3_client(access: StorageAccess) -> "S3Client":
 def error_code(error: ClientError) -> str:
     """S3's word for what went wrong, or the HTTP status where it sent no word."""
     return error.response.get("Error", {}).get("Code", "")
+
+
+@contextmanager
+def _unless(*codes: str) -> Iterator[None]:
+    """Inside, errors with these codes mean that there is nothing to do."""
+    try:
+        yield
+    except ClientError as error:
+        if error_code(error) not in codes:
+            raise
 
 
 def _tried(call: Callable[[], Answer]) -> Answer:

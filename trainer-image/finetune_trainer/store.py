@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Protocol
@@ -78,6 +79,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove one object; one that is not there is removed already."""
+
+    def abort_uploads(self) -> int:
+        """Give up every upload that was begun and not finished; returns how many there were."""
 
 
 def uri_of(store: Store, key: str) -> str:
@@ -170,8 +174,12 @@ class FileStore:
         except PermissionError as error:
             remedy = "Let the run's user remove it."
             raise denied("removing", uri_of(self, key), str(error.strerror), remedy) from error
-        with suppress(OSError):
-            path.parent.rmdir()  # S3 has no empty folders either; one that holds something stays.
+        with suppress(OSError):  # S3 has no empty folders either; one that holds something stays.
+            for folder in takewhile(lambda folder: folder != self.folder, path.parents):
+                folder.rmdir()
+
+    def abort_uploads(self) -> int:
+        return 0  # What is being written is a file like any other.
 
     def _describe(self, key: str) -> StoredObject:
         with self._reading(key) as path:
