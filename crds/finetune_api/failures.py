@@ -81,4 +81,7 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
     FailureClass.DEADLINE_EXCEEDED: FailurePolicy(
         None, Next.HOLD, "Raise spec.activeDeadlineSeconds: the run goes on from its last checkpoint."
     ),
+    FailureClass.BUDGET_EXCEEDED: FailurePolicy(
+        None, Next.HOLD, "Raise spec.budget.limit: the run goes on from its last checkpoint."
+    ),
 }

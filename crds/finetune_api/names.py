@@ -38,6 +38,10 @@ TRAINER_CONTAINER = "trainer"
 REPORT_AUDIENCE = "finetune-operator-progress"
 """Audience of the projected token that a trainer shows to the progress endpoint, and of nothing else."""
 
+GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
+GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
+"""Labels of nodes with GPUs: which, and of how many MiB each. Source: NVIDIA, "GPU Feature Discovery"."""
+
 RUN_DIRECTORY = "/finetune/run"
 RUN_FILE = f"{RUN_DIRECTORY}/run.json"
 SECRETS_DIRECTORY = "/finetune/secrets"
@@ -183,6 +187,7 @@ class FailureClass(StrEnum):
     PREEMPTED = "Preempted"
     NOT_STARTED = "NotStarted"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    BUDGET_EXCEEDED = "BudgetExceeded"
 
 
 class Exit(IntEnum):

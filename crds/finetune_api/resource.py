@@ -12,6 +12,7 @@ from pydantic import Field
 from finetune_api.base import Model, cel, rules
 from finetune_api.evaluation import Evaluation, Generation
 from finetune_api.fields import Template
+from finetune_api.money import Budget
 from finetune_api.output import Output, Storage, Tracking
 from finetune_api.placement import Queue, Trainer
 from finetune_api.sources import BaseModelSource, Dataset, Split
@@ -66,6 +67,7 @@ NEEDS_DEV_ROWS = "self.split.devPercentage > 0.0 || self.datasets.exists(d, d.ro
 MUTABLE_FIELDS = frozenset(
     {
         "activeDeadlineSeconds",
+        "budget",
         "cancel",
         "pendingDeadlineSeconds",
         "queue.priorityClassName",
@@ -140,6 +142,8 @@ class FinetuneSpec(TrainingSpec):
     """How long an attempt may wait for its pod to start (no node, image, volume or quota) before the run is held."""
     active_deadline_seconds: int = Field(default=86400, ge=1, le=315_360_000)
     """How long train pods may run, all attempts together, before the run is held. Waiting does not count."""
+    budget: Budget | None = None
+    """What training may cost before the run is held. Without a price for its GPU nothing is bounded, with a warning."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315_360_000)
     """Delete the Finetune so long after it ended. No default: never. Not for GitOps, which would make it again."""
 

@@ -72,6 +72,15 @@ class ReportTarget(StrictModel):
     """File with the bearer token, read anew for every report since it is rotated."""
 
 
+class GpuSize(StrictModel):
+    """The kind of GPU that training will get, as far as it is known before."""
+
+    name: str
+    """What to call it in a message."""
+    memory_bytes: int = Field(ge=1)
+    """Memory of one."""
+
+
 class RunRoot(Model):
     """Where a run keeps what it writes, and how that is reached: all that an errand has to know.
 
@@ -107,6 +116,8 @@ class RunSpec(RunRoot, StrictModel):
     """A folder with room for model and data; what is in it may be lost."""
     gpus: int = Field(default=0, ge=0)
     """GPUs of each pod; 0 = CPU."""
+    gpu: GpuSize | None = None
+    """Which GPU training will get; None = a CPU, or nobody knows."""
     processes: int = Field(default=1, ge=1)
     """Training processes of each pod, one device each. `prepare` reckons with them, `train` starts them."""
     nodes: int = Field(default=1, ge=1)

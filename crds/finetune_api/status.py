@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from finetune_api.base import Model
 from finetune_api.metrics import METRICS, Metric
+from finetune_api.money import CostStatus
 from finetune_api.names import (
     STATUS_HISTORY_ROWS,
     STATUS_WARNING_LENGTH,
@@ -378,6 +379,8 @@ class FinetuneStatus(Model):
     """Base against tuned."""
     artifact: ArtifactStatus | None = None
     """What was published."""
+    cost: CostStatus | None = None
+    """What the run costs."""
     attempts: int = Field(default=0, ge=0)
     """Train attempts that were started."""
     retries: int = Field(default=0, ge=0)

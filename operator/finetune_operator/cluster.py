@@ -23,7 +23,8 @@ from kubernetes.aio.config import ConfigException
 
 from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
-from finetune_operator.observed import Job, JobState, Pod, observed_children
+from finetune_operator.observed import Job, JobState, Labels, Pod, observed_children
+from finetune_operator.remembered import Remembered
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,16 @@ REQUEST_SECONDS = 30
 
 TROUBLE_AGE = timedelta(seconds=10)
 """A Job whose pod has not started for so long is asked for its Events."""
+
+NODE_SECONDS = 300
+"""How long labels of nodes are believed: they say what hardware a node has."""
+
+NODES_SEEN = 500
+"""Nodes that are looked at: of a larger cluster, a part tells which kinds it has."""
+
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+LIST_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""What to accept where the rest of an object does not matter. Source: Kubernetes, "Metadata-only fetches"."""
 
 TROUBLED_PODS = 4
 """Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
@@ -77,6 +88,7 @@ class Cluster:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
+        self._nodes = Remembered[tuple[Labels, ...]](NODE_SECONDS)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -115,6 +127,31 @@ class Cluster:
         events = [event for found in lists for event in found]
         newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
         return replace(job, trouble=f"{newest['reason']}: {newest['message']}") if newest else job
+
+    async def node_labels(self, name: str) -> Labels | None:
+        """Labels of the node; None where it is gone, or may not be read."""
+        found = await self._metadata_of_nodes(f"/api/v1/nodes/{name}", METADATA_ONLY)
+        return found[0] if found else None
+
+    async def nodes_with(self, selector: Labels) -> tuple[Labels, ...]:
+        """Labels of the nodes that a pod with this node selector may run on; none where nodes may not be read."""
+        wanted = ",".join(f"{label}={value}" for label, value in sorted(selector.items()))
+        query = [("labelSelector", wanted), ("limit", str(NODES_SEEN))]
+        return await self._metadata_of_nodes("/api/v1/nodes", LIST_METADATA_ONLY, query)
+
+    async def _metadata_of_nodes(
+        self, path: str, accept: str, query: list[tuple[str, str]] | None = None
+    ) -> tuple[Labels, ...]:
+        key = f"{path}?{query}"
+        if (known := self._nodes.get(key)) is not None:
+            return known
+        try:
+            answer = await self._request("GET", path, query, accept=accept)
+        except Refused as refusal:
+            log.info("nodes are not read: %s", refusal)
+            answer = {}
+        bodies = answer.get("items", [answer] if answer else [])
+        return self._nodes.put(key, tuple(body["metadata"].get("labels", {}) for body in bodies))
 
     async def create(self, manifest: Manifest) -> None:
         """Create the object; one that is there already is adopted if the same owner made it.
@@ -260,9 +297,10 @@ class Cluster:
         query: list[tuple[str, str]] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> dict[str, Any]:
         """One request. A GET that finds nothing gives {}; every other refusal is one of our three exceptions."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         try:
             arguments = await self._api.param_serialize(
                 method, path, query_params=query or [], header_params=headers, body=body, auth_settings=["BearerToken"]

@@ -13,7 +13,7 @@ from finetune_api.placement import Queue
 from finetune_api.resource import Finetune
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
-from finetune_operator import base_model, limits, results, stages, steps
+from finetune_operator import base_model, cost, limits, results, stages, steps
 from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
 from finetune_operator.conditions import (
     CANCELLED,
@@ -61,8 +61,9 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
         return Decision(finetune.status)
     if is_over(finetune.status):
         return _after_the_end(finetune, now)
-    step = _story(Run(finetune, observed, settings, now, finetune.status))
-    status = concluded(step, finetune.metadata.generation, now)
+    run = Run(finetune, observed, settings, now, finetune.status)
+    step = _story(run)
+    status = cost.with_cost(run, concluded(step, finetune.metadata.generation, now))
     relabel = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
     return Decision(status, step.start, step.stop, relabel, check_again=step.check_again)
 
@@ -173,7 +174,9 @@ def _without_job(run: Run, attempt: Attempt) -> Step:
         return _start(run, attempt)
     if current.state is StageState.FAILED and run.status.failure:
         return _after_failure(run, attempt, run.status.failure)
-    return _after_failure(run, attempt, vanished(attempt.stage, attempt.number))
+    failure = vanished(attempt.stage, attempt.number)
+    ended = stages.stop(run.status, attempt.stage, failure.message, run.now, state=StageState.FAILED)
+    return _after_failure(replace(run, status=ended), attempt, failure)
 
 
 def _start(run: Run, attempt: Attempt) -> Step:
@@ -185,7 +188,7 @@ def _start(run: Run, attempt: Attempt) -> Step:
         return exceeded
     status = run.status
     if status.retry_at or not stages.is_pending(status, attempt.stage, attempt.number):
-        status = _fresh(status, attempt, run.settings.trainer_image, run.now)
+        status = _fresh(cost.closed(run), attempt, run.settings.trainer_image, run.now)
     reason, message = stages.starting(status, attempt.stage, attempt.number)
     return Step(status, Verdict.WORKING, reason, message, start=attempt)
 
@@ -260,7 +263,7 @@ def _cancelled(run: Run) -> Step:
 
 def _exceeded(run: Run, stage: Stage) -> Step | None:
     """The attempt given up since a limit is reached; None while there is time left."""
-    breach = limits.breach(run.finetune.spec, run.status, stage, run.now)
+    breach = limits.breach(run, stage)
     if breach is None:
         return None
     entry = stages.find(run.status, stage)
@@ -271,10 +274,8 @@ def _exceeded(run: Run, stage: Stage) -> Step | None:
 
 def _still_held(run: Run, stage: Stage) -> Step | None:
     """The limit that stopped the run, as long as nobody has raised it."""
-    failure = run.status.failure
-    if failure is None or not limits.still_breached(run.finetune.spec, run.status, stage):
-        return None
-    return steps.held(run, failure)
+    failure = limits.still_holding(run, stage)
+    return steps.held(run, failure) if failure else None
 
 
 def _running(run: Run, job: Job) -> Step:
@@ -285,7 +286,7 @@ def _running(run: Run, job: Job) -> Step:
     if not job.has_started:
         check_again = START_CHECK  # Events that say why come to the Job and the pod, and are not watched.
     elif job.stage is Stage.TRAIN:
-        left = limits.active_time_left(run.finetune.spec, status, run.now)
+        left = limits.time_left(replace(run, status=status))
         check_again = min(check_again or left, left)
     is_queued = job.is_suspended and not any(pod.is_active for pod in job.pods)
     reason = WAITING_FOR_QUEUE if is_queued else stages.WORD[job.stage]
@@ -333,7 +334,7 @@ def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> 
     settings, number = run.settings, attempt.number + 1
     seconds = min(settings.retry_wait_seconds * 2.0 ** min(run.status.retries, 30), settings.retry_wait_limit_seconds)
     wait = timedelta(seconds=seconds)
-    status = stages.put(run.status, attempt.stage, StageState.PENDING, attempt=number, message=failure.message)
+    status = stages.put(cost.closed(run), attempt.stage, StageState.PENDING, attempt=number, message=failure.message)
     changes: dict[str, object] = {
         "failure": failure,
         "retries": run.status.retries + 1,

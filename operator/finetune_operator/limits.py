@@ -1,4 +1,4 @@
-"""The times that a user allows: how long a pod may take to start, and how long pods may train. Pure.
+"""What a user allows: how long a pod may take to start, how long pods may train, and what that may cost. Pure.
 
 A run that reaches one is held, not failed: whoever raises the limit lets it go on.
 """
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_api.names import FailureClass, Stage, StageState
-from finetune_api.resource import FinetuneSpec
 from finetune_api.status import Failure, FinetuneStatus
 
-from finetune_operator import stages
+from finetune_operator import budget, stages
 from finetune_operator.attempts import a_failure
+from finetune_operator.steps import Run
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,15 @@ class Breach:
     """How long the attempt had waited to start, where that is the limit."""
 
 
-def breach(spec: FinetuneSpec, status: FinetuneStatus, stage: Stage, now: datetime) -> Breach | None:
+def breach(run: Run, stage: Stage) -> Breach | None:
     """The limit that the newest attempt of the stage has reached, if any."""
+    spec, status, now = run.finetune.spec, run.status, run.now
     active = stages.active_seconds(status, now)
     if stage is Stage.TRAIN and active >= spec.active_deadline_seconds:
         message = f"train pods have run for {active} s; spec.activeDeadlineSeconds is {spec.active_deadline_seconds}"
         return Breach(a_failure(FailureClass.DEADLINE_EXCEEDED, "DeadlineExceeded", message))
+    if stage is Stage.TRAIN and (failure := budget.exceeded(run)) is not None:
+        return Breach(failure)
     waited = waited_seconds(status, stage, now)
     if waited < spec.pending_deadline_seconds:
         return None
@@ -37,19 +40,24 @@ def breach(spec: FinetuneSpec, status: FinetuneStatus, stage: Stage, now: dateti
     return Breach(a_failure(FailureClass.NOT_STARTED, "PendingDeadlineExceeded", message, stage), waited)
 
 
-def still_breached(spec: FinetuneSpec, status: FinetuneStatus, stage: Stage) -> bool:
-    """Whether the limit that stopped the newest attempt of the stage is as low as it was."""
-    kind, entry = status.failure and status.failure.failure_class, stages.find(status, stage)
+def still_holding(run: Run, stage: Stage) -> Failure | None:
+    """The limit that stopped the newest attempt of the stage, as long as nobody has raised it."""
+    spec, status, failure = run.finetune.spec, run.status, run.status.failure
+    kind, entry = failure and failure.failure_class, stages.find(status, stage)
+    if kind is FailureClass.BUDGET_EXCEEDED:
+        return budget.exceeded(run)
     if kind is FailureClass.DEADLINE_EXCEEDED:
-        return status.active_seconds >= spec.active_deadline_seconds
+        return failure if status.active_seconds >= spec.active_deadline_seconds else None
     if kind is FailureClass.NOT_STARTED and entry and entry.waited_seconds is not None:
-        return entry.waited_seconds >= spec.pending_deadline_seconds
-    return False
+        return failure if entry.waited_seconds >= spec.pending_deadline_seconds else None
+    return None
 
 
-def active_time_left(spec: FinetuneSpec, status: FinetuneStatus, now: datetime) -> timedelta:
+def time_left(run: Run) -> timedelta:
     """How long train pods may still run; at least a second."""
-    return timedelta(seconds=max(1, spec.active_deadline_seconds - stages.active_seconds(status, now)))
+    active = stages.active_seconds(run.status, run.now)
+    left = timedelta(seconds=max(1, run.finetune.spec.active_deadline_seconds - active))
+    return min(left, budget.time_left(run) or left)
 
 
 def waited_seconds(status: FinetuneStatus, stage: Stage, now: datetime) -> int:

@@ -10,10 +10,11 @@ from finetune_api.fields import SecretRef
 from finetune_api.names import Stage
 from finetune_api.placement import Queue, Trainer
 from finetune_api.resource import Finetune, TrainingSpec
-from finetune_api.run import ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
+from finetune_api.run import GpuSize, ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
 from finetune_api.sources import Dataset
 from finetune_api.status import Resolved
 
+from finetune_operator.quantities import bytes_of
 from finetune_operator.settings import Settings
 
 Manifest = dict[str, Any]
@@ -47,12 +48,14 @@ def child_name(finetune: Finetune, stage: Stage, attempt: int) -> str:
     return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}-{stage}-{attempt}"
 
 
-def attempt_manifests(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> list[Manifest]:
-    """What an attempt is made of, in the order in which it is created."""
+def attempt_manifests(
+    finetune: Finetune, stage: Stage, attempt: int, settings: Settings, gpu: GpuSize | None = None
+) -> list[Manifest]:
+    """What an attempt is made of, in the order in which it is created; `gpu` is what its pods will get, if known."""
     is_gang = stage is Stage.TRAIN and finetune.spec.trainer.nodes > 1
     return [
         *([_gang_service(finetune)] if is_gang else []),
-        _run_config_map(finetune, stage, attempt, settings),
+        _run_config_map(finetune, stage, run_spec(finetune, stage, attempt, settings, gpu)),
         _job(finetune, stage, attempt, settings),
     ]
 
@@ -62,7 +65,7 @@ def gang_name(finetune: Finetune) -> str:
     return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}"
 
 
-def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> RunSpec:
+def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings, gpu: GpuSize | None = None) -> RunSpec:
     """The order to the trainer: URIs that it can open itself, no Kubernetes words, no secrets."""
     meta, spec = finetune.metadata, finetune.spec
     access = StorageAccess(
@@ -85,11 +88,12 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings)
         scratch_directory=names.SCRATCH_DIRECTORY,
         result_file=names.TERMINATION_LOG,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
+        gpu=gpu,
         processes=max(1, spec.trainer.gpus_per_node),
         nodes=spec.trainer.nodes,
         **(_meeting(finetune, attempt) if stage is Stage.TRAIN and spec.trainer.nodes > 1 else {}),
         threads=_threads(spec.trainer.cpu if stage is Stage.TRAIN else settings.prepare.cpu),
-        memory_bytes=_bytes(spec.trainer.memory if stage is Stage.TRAIN else settings.prepare.memory),
+        memory_bytes=bytes_of(spec.trainer.memory if stage is Stage.TRAIN else settings.prepare.memory),
         memory_rung=finetune.status.memory_rung if stage is Stage.TRAIN else 0,
         grace_seconds=spec.trainer.termination_grace_period_seconds,
     )
@@ -176,22 +180,6 @@ def _threads(cpu: str) -> int:
     return max(1, ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)))
 
 
-SUFFIXES = {
-    "m": 1e-3,
-    **{letter: 1000.0 ** (n + 1) for n, letter in enumerate("kMGTPE")},
-    **{f"{letter}i": 1024.0 ** (n + 1) for n, letter in enumerate("KMGTPE")},
-}
-"""What the suffix of a quantity stands for. Source: Kubernetes, "Quantity"."""
-
-
-def _bytes(memory: str) -> int:
-    """Bytes of a quantity such as `32Gi`, `1.5G`, `2e9` or `1000`, rounded up."""
-    suffix = memory.lstrip("0123456789.")
-    if suffix in SUFFIXES:
-        return ceil(float(memory.removesuffix(suffix)) * SUFFIXES[suffix])
-    return ceil(float(memory))
-
-
 def _owned(finetune: Finetune, name: str, labels: dict[str, str]) -> Manifest:
     owner = {
         "apiVersion": names.API_VERSION,
@@ -226,12 +214,12 @@ def _gang_service(finetune: Finetune) -> Manifest:
     }
 
 
-def _run_config_map(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
-    text = run_spec(finetune, stage, attempt, settings).model_dump_json(by_alias=True, exclude_none=True, indent=2)
+def _run_config_map(finetune: Finetune, stage: Stage, run: RunSpec) -> Manifest:
+    text = run.model_dump_json(by_alias=True, exclude_none=True, indent=2)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(finetune, stage, attempt),
+        "metadata": _metadata(finetune, stage, run.attempt),
         "immutable": True,
         "data": {"run.json": text},
     }

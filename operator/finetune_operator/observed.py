@@ -13,6 +13,7 @@ from finetune_api.resource import Finetune
 from finetune_api.run import ProgressReport
 
 Body = Mapping[str, Any]
+Labels = Mapping[str, str]
 
 CHILD_NAME = re.compile(rf"-(?P<stage>{'|'.join(Stage)})-(?P<attempt>[1-9][0-9]*)$")
 """How the names of Jobs end: `manifests.child_name` makes them."""
@@ -51,6 +52,8 @@ class Pod:
     """`status.reason`, such as Evicted."""
     index: int = 0
     """Which pod of its Job it is; the first one of a gang speaks for all."""
+    node: str | None = None
+    """Name of its node, once it has one."""
 
     @property
     def is_active(self) -> bool:
@@ -135,10 +138,20 @@ class Observed:
     report: Report | None = None
     base: Finetune | None = None
     """The Finetune that `model.finetuneRef` names, where it exists."""
+    node: Labels | None = None
+    """Labels of the node that the newest train pod has; None while there is none, or nobody may read it."""
+    nodes: tuple[Labels, ...] = ()
+    """Labels of the nodes that `trainer.nodeSelector` allows, as long as no train pod has one."""
 
     def job(self, stage: Stage, attempt: int) -> Job | None:
         """That attempt's Job."""
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
+
+    @property
+    def train_node(self) -> str | None:
+        """Name of the node of the newest train attempt; of a gang, of its first pod that has one."""
+        trains = sorted((job for job in self.jobs if job.stage is Stage.TRAIN), key=lambda job: -job.attempt)
+        return next((pod.node for job in trains for pod in job.pods if pod.node), None)
 
 
 def observed_children(
@@ -210,6 +223,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
         disruption=disruption.get("reason") if disruption.get("status") == "True" else deleted,
         reason=status.get("reason"),
         index=_index(metadata),
+        node=body.get("spec", {}).get("nodeName"),
     )
 
 

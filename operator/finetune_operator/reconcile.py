@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_api.names import ConditionType
+from finetune_api.names import ConditionType, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
+from finetune_operator import gpus
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
 from finetune_operator.conditions import PAUSED, condition_of
 from finetune_operator.decide import decide, is_ours, refused
@@ -56,7 +57,8 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
         return None
     if decision.start is not None:
         try:
-            for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings):
+            gpu = gpus.size_of(decided, observed, settings) if decision.start.stage is Stage.PREPARE else None
+            for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings, gpu):
                 await cluster.create(manifest)
         except Refused as refusal:
             log.warning("%s/%s: %s", *key, refusal)
@@ -87,7 +89,17 @@ async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> 
     if ref and not is_resolved:
         base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name))
     jobs, orphans = await cluster.list_children(finetune)
-    return Observed(jobs=jobs, orphans=orphans, report=reports.newest(finetune.metadata.uid), base=base)
+    seen = Observed(jobs=jobs, orphans=orphans, report=reports.newest(finetune.metadata.uid), base=base)
+    return await with_nodes(seen, finetune, cluster)
+
+
+async def with_nodes(seen: Observed, finetune: Finetune, cluster: Cluster) -> Observed:
+    """What was seen, with the labels of the node that trains, or of those that may: they tell which GPU it is."""
+    if not finetune.spec.trainer.gpus_per_node:
+        return seen
+    if node := seen.train_node:
+        return replace(seen, node=await cluster.node_labels(node))
+    return replace(seen, nodes=await cluster.nodes_with(finetune.spec.trainer.node_selector))
 
 
 TOLD = (

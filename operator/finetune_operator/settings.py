@@ -1,12 +1,14 @@
 """What the operator is told by whoever runs it: one YAML file, rendered by the chart, read once at startup."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
 from finetune_api.base import Model
 from finetune_api.fields import CPU_PATTERN, Cpu, Quantity
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from finetune_operator.prices import GpuKind, Prices
 
 
 class SettingsError(Exception):
@@ -40,6 +42,10 @@ class Settings(Model):
     """Whether `model.trustRemoteCode` is honoured: it runs code of strangers in the pods."""
     prepare: PrepareSize = PrepareSize()
     """Size of the prepare pod."""
+    gpus: list[GpuKind] = Field(default_factory=list, max_length=64)
+    """Kinds of GPU, the most particular first: the first whose labels a node has is the one."""
+    prices: Prices = Prices()
+    """Prices of everything but GPUs, and their currency."""
     namespaces: list[str] = Field(default_factory=list)
     """Namespaces to watch; empty = all."""
     listen_port: Annotated[int, Field(ge=1, le=65535)] = 8080
@@ -59,6 +65,19 @@ class Settings(Model):
     log_format: str = "json"
     """`json` or `text`, for operator and trainer."""
 
+    @model_validator(mode="after")
+    def _prices_have_a_currency(self) -> Self:
+        if not self.prices.currency and (self.prices.given or any(gpu.is_priced for gpu in self.gpus)):
+            raise ValueError("there are prices, but prices.currency is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_have_names_of_their_own(self) -> Self:
+        named = [gpu.name for gpu in self.gpus]
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"gpus holds {', '.join(twice)} more than once")
+        return self
+
 
 def load_settings(path: Path) -> Settings:
     """The settings in the file. Raises SettingsError with one line for each thing wrong."""
@@ -69,5 +88,10 @@ def load_settings(path: Path) -> Settings:
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        lines = (": ".join([str(path), *_place(item["loc"]), item["msg"]]) for item in error.errors())
         raise SettingsError("\n".join(lines)) from error
+
+
+def _place(parts: tuple[int | str, ...]) -> list[str]:
+    """Where in the file; nothing for a rule over several of its settings."""
+    return [".".join(map(str, parts))] if parts else []

@@ -106,14 +106,19 @@ def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | N
 
 
 def stop(
-    status: FinetuneStatus, stage: Stage, message: str, now: datetime, waited_seconds: int | None = None
+    status: FinetuneStatus,
+    stage: Stage,
+    message: str,
+    now: datetime,
+    waited_seconds: int | None = None,
+    state: StageState = StageState.STOPPED,
 ) -> FinetuneStatus:
-    """The status with the newest attempt of the stage stopped: its Job goes, and what goes on is the next attempt."""
+    """The status with the newest attempt of the stage ended now: its Job goes, or is gone; the next attempt goes on."""
     entry = find(status, stage)
-    if entry is None or entry.state is StageState.STOPPED:
+    if entry is None or entry.state is state:
         return status
     changes = {
-        "state": StageState.STOPPED,
+        "state": state,
         "finished_at": now,
         "message": _cut(message),
         "waited_seconds": waited_seconds,

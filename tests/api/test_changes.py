@@ -46,6 +46,7 @@ STEERING: dict[str, Any] = {
     "cancel": True,
     "pendingDeadlineSeconds": 60,
     "activeDeadlineSeconds": 60,
+    "budget": {"limit": "10.00"},
     "ttlSecondsAfterFinished": 60,
     "queue.priorityClassName": "urgent",
 }
@@ -96,7 +97,7 @@ def test_what_steers_a_run_may_change(server: ApiServer, stored: Body, field: st
     change = nested(field, STEERING[field])
     changed = server.change(stored, change)
     name, value = change.popitem()
-    assert changed["spec"][name] == (stored["spec"][name] | value if isinstance(value, dict) else value)
+    assert changed["spec"][name] == (stored["spec"].get(name, {}) | value if isinstance(value, dict) else value)
     assert changed["metadata"]["generation"] == 2
 
 

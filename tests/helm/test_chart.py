@@ -67,7 +67,7 @@ def test_a_list_of_namespaces_keeps_the_operator_out_of_all_others(chart: Chart)
     assert roles == bindings == ["team-a", "team-b"]
     own = next(m for m in manifests if m["kind"] == "ClusterRole" and m["metadata"]["name"].endswith("operator"))
     everywhere = {resource for rule in own["rules"] for resource in rule["resources"]}
-    assert everywhere == {"tokenreviews", "customresourcedefinitions", "namespaces"}
+    assert everywhere == {"tokenreviews", "customresourcedefinitions", "namespaces", "nodes"}
 
 
 def test_every_binding_names_the_account_of_the_pod(chart: Chart) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from finetune_operator.prices import Prices
 from finetune_operator.settings import PrepareSize, Settings, load_settings
 
 from tests.helm.conftest import CHART, Chart, HelmRefusal
@@ -17,6 +18,14 @@ CHANGED: dict[str, Any] = {
     "namespaces": ["team-a", "team-b"],
     "prepare": {"cpu": "500m", "memory": "3Gi", "ephemeralStorage": "20Gi"},
     "allowRemoteCode": True,
+    "gpus": [{"name": "H100", "nodeLabels": {"pool": "h100"}, "memory": "80Gi", "tokensPerSecond": 5000}],
+    "prices": {
+        "currency": "EUR",
+        "overheadPercent": 10,
+        "inferencePerMillionTokens": "0.40",
+        "hostingPerHour": "0.05",
+        "storagePerGibMonth": "0.02",
+    },
     "listenPort": 9090,
     "resyncSeconds": 1.5,
     "statusIntervalSeconds": 0,
@@ -27,7 +36,7 @@ CHANGED: dict[str, Any] = {
 """Each setting at another value than its default."""
 
 
-def fields(model: type[Settings | PrepareSize]) -> set[str]:
+def fields(model: type[Settings | PrepareSize | Prices]) -> set[str]:
     return {field.alias or "" for field in model.model_fields.values()}
 
 
@@ -38,6 +47,7 @@ def default_values() -> dict[str, Any]:
 def test_values_hold_every_setting_and_nothing_else() -> None:
     assert set(default_values()) | FROM_OTHER_VALUES == fields(Settings)
     assert set(default_values()["prepare"]) == fields(PrepareSize)
+    assert set(default_values()["prices"]) == fields(Prices)
     assert set(CHANGED) == set(default_values())
 
 
@@ -103,6 +113,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown log format": ({"settings": {"logFormat": "xml"}}, "logFormat"),
     "an unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     "a digest that is none": ({"image": {"digest": "sha256:1"}}, "digest"),
+    "a price below zero": ({"settings": {"gpus": [{"name": "H100", "pricePerHour": -1}]}}, "pricePerHour"),
+    "a GPU without a name": ({"settings": {"gpus": [{"pricePerHour": 1}]}}, "name"),
     "no operator image": ({"image": {"repository": ""}}, "image.repository is empty"),
     "no trainer image": ({"trainerImage": {"repository": ""}}, "trainerImage.repository is empty"),
 }

@@ -75,8 +75,11 @@ SPECS = st.sampled_from(
         {"activeDeadlineSeconds": 20},
         {"pendingDeadlineSeconds": 20},
         {"trainer": {"nodes": 2}, "queue": {"name": "gpus", "priorityClassName": "low"}},
+        {"budget": {"limit": "0.05"}},
     ]
 )
+SETTINGS = some_settings(gpus=[{"name": "any", "pricePerHour": "9.00"}], prices={"currency": "EUR"})
+"""With a price for every GPU, so that a minute costs 15 cents."""
 
 
 @given(st.lists(st.tuples(worlds, st.integers(0, 100), SPECS), min_size=1, max_size=6))
@@ -87,9 +90,9 @@ def test_decide_never_raises_and_a_second_call_changes_nothing(
     for observed, seconds, spec in history:
         now += timedelta(seconds=seconds)
         before = status
-        decision = decide(a_finetune(status=before, **spec), observed, some_settings(), now)
+        decision = decide(a_finetune(status=before, **spec), observed, SETTINGS, now)
         status = decision.status
-        again = decide(a_finetune(status=status, **spec), observed, some_settings(), now)
+        again = decide(a_finetune(status=status, **spec), observed, SETTINGS, now)
         begun = decision.start and observed.job(decision.start.stage, decision.start.number)
         if not begun:  # A Job that is there before it is asked for is news to the second call.
             assert again.status == status, "an idle Finetune would be written for ever"
@@ -102,7 +105,7 @@ def test_decide_never_raises_and_a_second_call_changes_nothing(
 def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observed, spec: dict[str, object]) -> None:
     status = FinetuneStatus()
     for _ in range(6):
-        decision = decide(a_finetune(status=status, **spec), observed, some_settings(), NOON)
+        decision = decide(a_finetune(status=status, **spec), observed, SETTINGS, NOON)
         status = decision.status
     everything = [*observed.orphans, *(pod for job in observed.jobs for pod in job.pods)]
     alive = any(job.state is JobState.RUNNING for job in observed.jobs) or any(pod.is_active for pod in everything)
@@ -117,7 +120,7 @@ def test_no_job_is_created_beside_another_or_for_a_run_that_is_to_rest(
     status, now = FinetuneStatus(), NOON
     for observed, seconds, spec in history:
         now += timedelta(seconds=seconds)
-        decision = decide(a_finetune(status=status, **spec), observed, some_settings(), now)
+        decision = decide(a_finetune(status=status, **spec), observed, SETTINGS, now)
         status = decision.status
         if decision.start is None:
             continue
