@@ -150,7 +150,7 @@ class Cluster:
         except Refused as refusal:
             log.info("nodes are not read: %s", refusal)
             answer = {}
-        bodies = answer.get("items", [answer] if answer else [])
+        bodies = answer.get("items", [answer] if answer else []) or []  # A list of nothing is null.
         return self._nodes.put(key, tuple(body["metadata"].get("labels", {}) for body in bodies))
 
     async def create(self, manifest: Manifest) -> None:

@@ -43,7 +43,9 @@ def operator(
     light_cluster: LightCluster, kubectl: Kubectl, port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("operator")
-    with running_operator(light_cluster.kubeconfig, directory, port, retryWaitSeconds=1, resyncSeconds=5):
+    gpus = [{"name": "H100", "nodeLabels": {"pool": "h100"}, "pricePerHour": "2.50", "tokensPerSecond": 100}]
+    settings = {"retryWaitSeconds": 1, "resyncSeconds": 5, "gpus": gpus, "prices": {"currency": "EUR"}}
+    with running_operator(light_cluster.kubeconfig, directory, port, **settings):
         yield directory / "operator.log"
     assert "bug in the operator" not in (directory / "operator.log").read_text()
 
@@ -96,6 +98,28 @@ def test_a_finetune_goes_the_straight_way_to_a_published_artifact(kubectl: Kubec
     reasons = [event["reason"] for event in events]
     assert {"RowsReady", "ManifestWritten", "Succeeded"} <= set(reasons)
     assert len(reasons) == len(set(reasons)), "an event was told twice"
+
+
+def test_the_gpu_that_a_run_may_get_is_known_from_its_nodes_before_it_asks_for_one(
+    kubectl: Kubectl, operator: Path
+) -> None:
+    labels = {"zone": "far", "pool": "h100", "nvidia.com/gpu.memory": "81920"}
+    taint = {"key": "test", "effect": "NoSchedule"}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "h100-a", "labels": labels}}
+    kubectl.apply(node | {"spec": {"taints": [taint]}})
+    kubectl.apply(a_body("priced", trainer={"nodeSelector": {"zone": "far"}}, budget={"limit": "0.20"}))
+    data = {"tokens": 10_000, "sequences": 8}
+    found = a_result(Stage.PREPARE, data=data, effectiveHyperparameters={"epochs": 3})
+    end_pod(kubectl, "priced", Stage.PREPARE, found.to_message())
+    kubectl("wait", "--for=condition=Stalled", "finetune/priced", "-n", NAMESPACE, "--timeout=30s")
+    status = finetune(kubectl, "priced")["status"]
+    assert (status["cost"]["gpu"], status["cost"]["estimated"], status["phase"]) == ("H100", "0.21", "Suspended")
+    run = kubectl.get("configmap", job_of(kubectl, "priced", Stage.PREPARE)["metadata"]["name"], "-n", NAMESPACE)
+    assert json.loads(run["data"]["run.json"])["gpu"] == {"name": "H100", "memoryBytes": 80 * 2**30}
+    raised = json.dumps({"spec": {"budget": {"limit": "0.21"}}})
+    kubectl("patch", "ft", "priced", "-n", NAMESPACE, "--type=merge", "-p", raised)
+    eventually(lambda: job_of(kubectl, "priced", Stage.TRAIN))
+    kubectl("delete", "node", "h100-a")
 
 
 def test_a_finished_finetune_is_never_written_again(kubectl: Kubectl, operator: Path) -> None:
