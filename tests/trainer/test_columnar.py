@@ -76,6 +76,16 @@ def test_a_text_that_is_not_utf8_is_named_by_row_and_the_others_are_read(tmp_pat
     assert (bad.line, bad.message) == (2, "a text of the row is not UTF-8, at its byte 1")
 
 
+def test_a_date_that_python_does_not_know_is_named_by_row(tmp_path: Path) -> None:
+    days = pyarrow.array([0, 2**30, 1], pyarrow.int32()).view(pyarrow.date32())
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([days], ["day"]), tmp_path / "rows")
+    first, bad, last = read_rows(tmp_path / "rows", Format.PARQUET)
+    assert (first, last) == (Row(1, {"day": datetime.date(1970, 1, 1)}), Row(3, {"day": datetime.date(1970, 1, 2)}))
+    assert isinstance(bad, RowError)
+    assert bad.line == 2
+    assert bad.message.startswith("a value of the row cannot be read: days=1073741824")
+
+
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], ["text", "text"])
     with pyarrow.ipc.new_file(tmp_path / "rows", table.schema) as writer:

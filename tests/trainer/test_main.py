@@ -48,7 +48,8 @@ def reporting(tmp_path: Path, run: RunSpec, url: str) -> RunSpec:
 
 def test_both_stages_run_as_commands_and_report_over_http(tmp_path: Path) -> None:
     with reports_server() as server:
-        run = reporting(tmp_path, a_story_run(tmp_path), server.url).model_copy(
+        told = a_story_run(tmp_path, tracking={"sinks": ["tensorboard"]})
+        run = reporting(tmp_path, told, server.url).model_copy(
             update={"result_file": str(tmp_path / "result.json"), "threads": 1}
         )
         path = written(tmp_path, run)
@@ -63,6 +64,7 @@ def test_both_stages_run_as_commands_and_report_over_http(tmp_path: Path) -> Non
             assert server.reports[-1].result == result
     assert result.artifact is not None
     assert result.artifact.uri.endswith("/artifacts/1-feedbeef")
+    assert len(list((tmp_path / "out" / "tracking" / "1-feedbeef" / "tensorboard").iterdir())) == 1
     assert {report.stage for report in server.reports} == set(Stage)
     assert max(len(report.history) for report in server.reports) > 5
 

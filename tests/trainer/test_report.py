@@ -80,6 +80,19 @@ def test_many_changes_make_few_reports(tmp_path: Path) -> None:
     assert len(server.reports) <= 3
 
 
+def test_a_checkpoint_is_told_at_once(tmp_path: Path) -> None:
+    """A pod that is gone a second later has its work counted."""
+    log, _ = a_log()
+    with reports_server() as server:
+        with Reporter(a_run_that_reports(tmp_path, server.url), Stage.TRAIN, log, interval_seconds=600) as report:
+            while not server.reports:
+                pass
+            report.checkpoint(SAVED)
+            while not any(seen.checkpoint for seen in server.reports):
+                pass
+        assert len(server.reports) == 2
+
+
 def test_news_are_sent_while_the_run_goes_on(tmp_path: Path) -> None:
     log, _ = a_log()
     with reports_server() as server:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetune_api.sources import Format
+from finetune_trainer import rows, text_stream
 from finetune_trainer.errors import RowError
 from finetune_trainer.formats import detect_format, read_rows
 from finetune_trainer.rows import Row, rename_columns
@@ -148,6 +149,26 @@ def test_a_bad_json_file_is_named_by_line(tmp_path: Path, data: str, line: int, 
 def test_a_bad_csv_file_is_named_by_line(tmp_path: Path, data: str, line: int, message: str) -> None:
     problem = next(row for row in read(tmp_path / "rows.csv", data, Format.CSV) if isinstance(row, RowError))
     assert (problem.line, message in problem.message) == (line, True)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "data", "line", "message"),
+    [
+        (Format.JSONL, '{"a": 1}\n{"a": "', 2, "the line is longer than 0 MiB"),
+        (Format.TEXT, "a\n", 2, "the line is longer than 0 MiB"),
+        (Format.JSON, '[{"a": 1},\n{"a": "', 2, "the value is longer than 0 MiB"),
+        (Format.CSV, 'a\n1\n"', 3, "is its quotation mark closed?"),
+    ],
+)
+def test_what_never_ends_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: Format, data: str, line: int, message: str
+) -> None:
+    for module, name in ((text_stream, "MOST_ROW_BYTES"), (rows, "MOST_ROW_BYTES"), (rows, "MOST_CELL_CHARACTERS")):
+        monkeypatch.setattr(module, name, 1000)
+    between = "\n" if file_format is Format.CSV else ""
+    problem = read(tmp_path / "rows", data + between.join(["words "] * 200_000), file_format)[-1]
+    assert isinstance(problem, RowError)
+    assert (problem.line, message in problem.message) == (line, True), problem.message
 
 
 @pytest.mark.parametrize("file_format", [Format.JSONL, Format.JSON, Format.CSV, Format.TSV, Format.TEXT])

@@ -1,6 +1,5 @@
 """`spec.tracking`: each sink gets the curve and the scores, none is imported unasked, and none can fail a run."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from finetune_trainer.store import FileStore
 from finetune_trainer.tracking import Numbers, Tracker, Tracking, settings_of
 
 from tests.trainer.runs import a_run
+from tests.trainer.stories import a_story_run
 
 ROWS = [
     (HistoryRow(step=1, epoch=0.5, training_loss=2.0), Metrics(training_loss=2.0, learning_rate=1e-3, grad_norm=0.5)),
@@ -150,10 +150,20 @@ def test_what_people_compare_runs_by_is_told_flat(tmp_path: Path) -> None:
     assert settings["method.type"] == "lora"
 
 
-def test_a_run_without_tracking_imports_no_tracker(tmp_path: Path) -> None:
+def test_a_run_imports_neither_trackers_nor_bitsandbytes_unless_it_asks_for_them(tmp_path: Path) -> None:
+    """Seconds of every start, and hundreds of MiB."""
     code = """
-import sys, finetune_trainer.__main__, finetune_trainer.train
-print([name for name in ("tensorboard", "mlflow", "wandb") if name in sys.modules])
+import signal, sys
+from finetune_trainer.__main__ import main
+from finetune_trainer.termination import StopSignal
+
+signal.signal(signal.SIGTERM, StopSignal())
+codes = [int(main([stage, "--run", sys.argv[1]])) for stage in ("prepare", "train")]
+unasked = ("bitsandbytes", "mlflow", "tensorboard", "wandb")
+print(*codes, [name for name in unasked if sys.modules.get(name)])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.replace("'", '"')) == []
+    run = a_story_run(tmp_path).model_copy(update={"result_file": str(tmp_path / "result.json"), "threads": 1})
+    path = tmp_path / "run.json"
+    path.write_text(run.model_dump_json(by_alias=True, exclude_none=True))
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 0 []\n"

@@ -22,9 +22,10 @@ from finetune_api.run import CleanupResult, RunResult, RunRoot, RunSpec
 from finetune_api.status import Failure
 from pydantic import ValidationError
 
+from finetune_trainer.ahead import leave_out_unused, model_ahead
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
 from finetune_trainer.errands import cleanup, lost_result
-from finetune_trainer.errors import RunError, Termination
+from finetune_trainer.errors import RunError, Termination, told
 from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.library_errors import is_lost_peer, unexpected_failure
 from finetune_trainer.log import Log
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             return run_errand(parsed, read_order(Path(parsed.run), RunRoot), log)
         return run_stage(Stage(parsed.command), read_run(Path(parsed.run)), log)
     except RunError as error:
-        log.warn(f"{error} {error.remedy}")
+        log.warn(told(error.failure()))
         return _exit_code(error.failure())
     except Termination:
         log.warn("the pod was told to stop (SIGTERM) before it began")
@@ -97,7 +98,7 @@ def run_stage(stage: Stage, spec: RunSpec, log: Log) -> int:
     with Reporter(spec, stage, log) as report:
         result, code = _outcome(stage, lambda: _work(stage, spec, report), report)
         if result.failure:
-            log.warn(f"{result.failure.reason}: {result.failure.message} {result.failure.remedy}")
+            log.warn(told(result.failure))
         _write_result(spec, result, log)
         report.finish(result, **({"tries": 1} if code == Exit.TERMINATED else {}))
     return code
@@ -140,6 +141,7 @@ def run_rank(folder: Path, log: Log) -> int:
 
 def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
     """Import late: prepare needs little of what train needs, and a bad run file needs nothing."""
+    _leave_out_unused(spec)
     if stage is Stage.PREPARE:
         from finetune_trainer.prepare import prepare
 
@@ -147,6 +149,11 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
     if spec.devices > 1:
         return launch(spec, _node())
     return _train(spec, report)
+
+
+def _leave_out_unused(spec: RunSpec) -> None:
+    if _is_own_process():
+        leave_out_unused(spec.training)
 
 
 def _node() -> int:
@@ -161,6 +168,7 @@ def _untold(spec: RunSpec) -> RunSpec:
 
 
 def _train_in_team(rank: int, spec: RunSpec, report: Reporter) -> RunResult:
+    _leave_out_unused(spec)
     from finetune_trainer.compute import require_gpu
     from finetune_trainer.parallel import joined
 
@@ -171,14 +179,16 @@ def _train_in_team(rank: int, spec: RunSpec, report: Reporter) -> RunResult:
         return _train(spec, report, team)
 
 
-def _train(spec: RunSpec, report: Reporter, *team: "Team") -> RunResult:
+def _train(spec: RunSpec, report: Reporter, team: "Team | None" = None) -> RunResult:
+    store = open_store(spec.output_uri, spec.storage)
+    fetched = model_ahead(spec, store) if team is None or team.is_first_of_node else None
+    from finetune_trainer.parallel import ALONE
     from finetune_trainer.train import train
 
-    store = open_store(spec.output_uri, spec.storage)
     writer = os.environ.get(ENV_WRITER_ID) or uuid.uuid4().hex
     with Tracking(spec, store, writer, report.log.warn) as tracking:
         report.follow(tracking.row)
-        result = train(spec, store, writer, report, _stop_signal(), *team)
+        result = train(spec, store, writer, report, _stop_signal(), team or ALONE, fetched)
         tracking.result(result)
     return result
 
@@ -254,9 +264,14 @@ def _stop_signal() -> StopSignal | None:
     return handler if isinstance(handler, StopSignal) else None
 
 
+def _is_own_process() -> bool:
+    """Whether nobody else's code runs in this process."""
+    return _stop_signal() is not None
+
+
 def _ignore_termination() -> None:
     """The outcome is known and only has to be told, which takes seconds."""
-    if _stop_signal():
+    if _is_own_process():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -282,4 +297,9 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, StopSignal())
     quiet_libraries()
-    sys.exit(main())
+    code = main()
+    if code == Exit.TERMINATED:
+        # The end of the grace period is near, and a download that nobody needs any more may be under way in a thread.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -80,9 +80,11 @@ def _parts(batch: "RecordBatch") -> Iterator["RecordBatch"]:
 def _values(batch: "RecordBatch") -> Iterator[dict[str, Any] | RowError]:
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:  # Nobody checks texts when they are written.
+    except (ValueError, OverflowError):  # Nobody checks texts and dates when they are written.
         for number in range(batch.num_rows):
             try:
                 yield from batch.slice(number, 1).to_pylist()
             except UnicodeDecodeError as error:
                 yield RowError(f"a text of the row is not UTF-8, at its byte {error.start + 1}")
+            except (ValueError, OverflowError) as error:
+                yield RowError(f"a value of the row cannot be read: {error}")

@@ -29,7 +29,7 @@ from finetune_trainer.tokens import RowTokenizer
 BATCH_ROWS = 2048
 """Rows tokenised by one call: enough to keep every core busy, few enough to stream."""
 
-BATCH_CHARACTERS = 4_000_000
+BATCH_CHARACTERS = 1_000_000
 """Fewer rows where they are long."""
 
 SAMPLES = 3

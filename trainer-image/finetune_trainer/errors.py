@@ -39,6 +39,11 @@ class RunError(Exception):
         )
 
 
+def told(failure: Failure) -> str:
+    """A failure in one line of the log: what is wrong, a full stop, and what to do."""
+    return f"{failure.reason}: {failure.message.rstrip('.')}. {failure.remedy}".rstrip()
+
+
 def not_finite(what: str) -> RunError:
     """Training led to numbers that are none (Diverged); `what` says which."""
     return RunError(FailureClass.DIVERGED, "NotFinite", f"{what}; nothing is published")

@@ -32,7 +32,8 @@ def read_config(folder: Path, uri: str) -> dict[str, Any]:
 def check_decoder(config: dict[str, Any], uri: str, trusted: bool = False) -> None:
     """Raise RunError (ModelUnsupported) with the architecture's name where it is no decoder that generates text.
 
-    RemoteCodeForbidden where it comes with code of its own that is not `trusted`, or lies somewhere else.
+    ModelQuantized where its weights are no plain ones; RemoteCodeForbidden where it comes with code of its own that is
+    not `trusted`, or lies somewhere else.
     """
     names = config.get("architectures") or []
     if trusted or "model_type" not in config:  # A type that transformers knows needs no code of its own.
@@ -41,6 +42,17 @@ def check_decoder(config: dict[str, Any], uri: str, trusted: bool = False) -> No
     is_decoder = not names or name.endswith(DECODER_ENDINGS)
     if config.get("is_encoder_decoder") or not is_decoder:
         raise _unsupported("ModelUnsupported", f"{uri} is a {name}, not a decoder that generates text")
+    _check_whole(config, uri)
+
+
+def _check_whole(config: dict[str, Any], uri: str) -> None:
+    """Raise RunError (ModelQuantized) where the weights are stored in fewer bits already."""
+    found = config.get("quantization_config")
+    if found:
+        kind = found.get("quant_method", "unknown") if isinstance(found, dict) else "unknown"
+        message = f"the weights of {uri} are quantised already (quantization_config of config.json: {kind})"
+        remedy = "Choose the unquantised model, and set method.quantization to int8 or nf4 to save memory."
+        raise RunError(FailureClass.INVALID_CONFIG, "ModelQuantized", message, remedy)
 
 
 def check_own_code(config: dict[str, Any], uri: str, trusted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Progress to the operator: at most one POST every few seconds, from a thread of its own. Loads without torch.
+"""Progress to the operator: a POST every few seconds, and at once for a checkpoint. Loads without torch.
 
 An endpoint that fails is warned about once and never fails the run: progress is a courtesy, the result is written too.
 """
@@ -47,6 +47,8 @@ class Reporter:
         self._followers: list[Follower] = []
         self._changed = threading.Condition()
         self._news = True
+        self._urgent = False
+        """Whether the news do not wait for the interval to be over."""
         self._stopped = False
         self._warned = False
         self._thread = threading.Thread(target=self._post_news, name="progress", daemon=True)
@@ -94,8 +96,8 @@ class Reporter:
         self._update(metrics=metrics, history=thinned(history), progress=progress, best=best)
 
     def checkpoint(self, checkpoint: CheckpointStatus) -> None:
-        """There is a checkpoint that a later attempt can go on from. May be called from any thread."""
-        self._update(checkpoint=checkpoint)
+        """There is a checkpoint that a later attempt can go on from; told at once. May be called from any thread."""
+        self._update(checkpoint=checkpoint, urgent=True)
 
     @property
     def reached(self) -> dict[str, Any]:
@@ -115,10 +117,11 @@ class Reporter:
             if self._post(self._target):
                 return
 
-    def _update(self, **changes: object) -> None:
+    def _update(self, urgent: bool = False, **changes: object) -> None:
         with self._changed:
             self._report = self._report.model_copy(update=changes)
             self._news = True
+            self._urgent = self._urgent or urgent
             self._changed.notify()
 
     def _post_news(self) -> None:
@@ -126,13 +129,13 @@ class Reporter:
         while self._wait_for_news():
             self._post(self._target)
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped, timeout=self._interval)
+                self._changed.wait_for(lambda: self._urgent or self._stopped, timeout=self._interval)
 
     def _wait_for_news(self) -> bool:
         """Wait until there is something to tell; False when nobody wants to hear it any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._news or self._stopped)
-            self._news = False
+            self._news = self._urgent = False
             return not self._stopped
 
     def _stop(self) -> None:

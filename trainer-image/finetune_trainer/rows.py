@@ -6,13 +6,15 @@ UTF-8, with or without a byte order mark. JSON Lines end at line feeds only: U+2
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from finetune_trainer.errors import RowError, quoted
-from finetune_trainer.text_stream import TextStream, lines_of
+from finetune_trainer.text_stream import MOST_ROW_BYTES, TextStream, lines_of
+
+MOST_CELL_CHARACTERS = 16 * 1024 * 1024
+"""A cell that is longer lacks its closing quotation mark, and would swallow the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ def _item(stream: TextStream) -> object:
         try:
             value, end = _DECODER.raw_decode(stream.text, stream.position)
         except json.JSONDecodeError:
+            if len(stream.text) - stream.position > MOST_ROW_BYTES:
+                raise RowError(f"the value is longer than {MOST_ROW_BYTES // 2**20} MiB") from None
             if not stream.more():
                 raise
             continue
@@ -126,7 +130,7 @@ def _item(stream: TextStream) -> object:
 
 def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Row | RowError]:
     """CSV or, with a tab, TSV; the first line names the columns. Cells may be quoted, also over several lines."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(MOST_CELL_CHARACTERS)
     reader = csv.reader(_good_lines(file), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     while True:
@@ -134,7 +138,8 @@ def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Row | RowError]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield RowError(f"the file is not {'CSV' if delimiter == ',' else 'TSV'}: {error}", line=line)
+            kind = "CSV" if delimiter == "," else "TSV"
+            yield RowError(f"the file is not {kind}: {_csv_words(error)}", line=line)
             return
         except RowError as problem:
             yield problem
@@ -153,6 +158,12 @@ def read_csv(file: BinaryIO, delimiter: str = ",") -> Iterator[Row | RowError]:
             yield Row(line, dict(zip(header, cells, strict=True)))
         else:
             yield RowError(f"the line has {len(cells)} fields, the header {len(header)}", line=line)
+
+
+def _csv_words(error: csv.Error) -> str:
+    if "field limit" not in str(error):
+        return str(error)
+    return f"a cell is longer than {MOST_CELL_CHARACTERS // 2**20} million characters; is its quotation mark closed?"
 
 
 def read_text(file: BinaryIO) -> Iterator[Row | RowError]:

@@ -1,5 +1,6 @@
 """Everything a run is made of, read before anything is trained: what prepare left, the base's files, the device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +78,19 @@ class Setup:
         }
 
 
-def set_up(spec: RunSpec, store: Store, writer: str, team: Team) -> Setup:
-    """Read what prepare left, and fetch the weights, once for all ranks of a node."""
+def set_up(
+    spec: RunSpec, store: Store, writer: str, team: Team, fetched: Callable[[], ModelFiles | None] | None = None
+) -> Setup:
+    """Read what prepare left, and fetch the weights, unless `fetched` gives them, once for all ranks of a node."""
     scratch = Path(spec.scratch_directory)
     threads = spec.threads and max(1, spec.threads // spec.processes)
     compute = compute_for(spec.gpus, threads, team.rank % team.per_node)
     prepared = read_prepared(store, scratch / f"rank-{team.rank}")
-    files = team.from_first_of_node(lambda: fetch_model(spec, scratch, weights=True))
+
+    def fetch() -> ModelFiles:
+        return (fetched and fetched()) or fetch_model(spec, scratch, weights=True)
+
+    files = team.from_first_of_node(fetch)
     folder = files.model.folder
     tokenizer, _ = load_tokenizer(folder, spec.training.model.trust_remote_code)
     rows, references = prepared.evaluated()

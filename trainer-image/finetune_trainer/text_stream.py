@@ -13,12 +13,18 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 BLOCK_BYTES = 256 * 1024
 """Read at once, at first; a value that spans blocks doubles it, so that the time stays linear."""
 
+MOST_ROW_BYTES = 64 * 1024 * 1024
+"""No row is so long; a file of one line is more often of another format, and would have to fit into memory."""
+
 BLANKS = " \t\r\n"
 
 
 def lines_of(file: BinaryIO) -> Iterator[str | RowError]:
-    """Decoded lines with their line feed; a RowError in place of one that is not UTF-8."""
-    for number, raw in enumerate(file, start=1):
+    """Decoded lines with their line feed; a RowError in place of one that is not UTF-8 or, as the last, too long."""
+    for number, raw in enumerate(iter(lambda: file.readline(MOST_ROW_BYTES + 1), b""), start=1):
+        if len(raw) > MOST_ROW_BYTES:
+            yield RowError(f"the line is longer than {MOST_ROW_BYTES // 2**20} MiB", line=number)
+            return
         data = raw.removeprefix(BYTE_ORDER_MARK) if number == 1 else raw
         try:
             yield data.decode("utf-8")

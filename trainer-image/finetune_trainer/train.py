@@ -13,6 +13,7 @@ from finetune_trainer.base_findings import base_findings
 from finetune_trainer.checkpoint import Checkpoints, Origin
 from finetune_trainer.curve import Curve
 from finetune_trainer.errors import RunError
+from finetune_trainer.fetch import ModelFiles
 from finetune_trainer.fit import fit
 from finetune_trainer.forms import Held, Written, take_form, write_artifact
 from finetune_trainer.gate import gate_failure
@@ -35,8 +36,9 @@ def train(
     report: Reporter,
     stop: StopSignal | None = None,
     team: Team = ALONE,
+    fetched: Callable[[], ModelFiles | None] | None = None,
 ) -> RunResult:
-    """Train the run whose prepared data lies below `store`, and publish it.
+    """Train the run whose prepared data lies below `store`, and publish it; `fetched` gives its model, if anything.
 
     An attempt that finds the run published returns that result. Of a team the first rank alone publishes, and has the
     result. Raises RunError for whatever stands in the way.
@@ -45,7 +47,7 @@ def train(
     if published is not None:
         report.say("this run is published already")
         return published
-    setup = set_up(spec, store, writer, team)
+    setup = set_up(spec, store, writer, team, fetched)
     held = Held(load_engine(setup, report))
     plan = _plan(setup, held.engine, report)
 
