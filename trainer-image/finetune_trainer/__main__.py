@@ -115,7 +115,7 @@ def run_errand(parsed: argparse.Namespace, root: RunRoot, log: Log) -> int:
         log.unexpected(error)
         failure = unexpected_failure(error)
     if failure:
-        log.warn(f"{failure.reason}: {failure.message} {failure.remedy}")
+        log.warn(told(failure))
         is_cleanup = parsed.command == Errand.CLEANUP
         answer = CleanupResult(failure=failure) if is_cleanup else _failed(Stage(parsed.stage), failure)
     _write_result(root, answer, log)
