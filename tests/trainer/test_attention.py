@@ -7,7 +7,10 @@ import torch
 from finetune_trainer import attention
 from finetune_trainer.attention import Scoring, UnsupportedByRowAttentionError, block_mask, row_attention
 from finetune_trainer.batch import RowLayout
+from finetune_trainer.tiny_copy import HEAD_SIZE
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LENGTHS = (7, 4, 4, 1)
 LAYOUT = RowLayout(LENGTHS, torch.tensor([0, 7, 11, 15, 16], dtype=torch.int32))
@@ -115,6 +118,57 @@ def test_the_kernel_is_told_rows_window_and_groups_so_that_it_gives_the_same(
     monkeypatch.setattr(attention, "varlen_attn", reference_varlen)
     monkeypatch.setattr(attention, "_fits_kernel", lambda *_: True)
     torch.testing.assert_close(by_rows(heads, scoring), wanted)
+
+
+BF16 = torch.bfloat16
+
+
+def on_a_gpu(heads: int, size: int, dtype: torch.dtype = BF16) -> Tensor:
+    """Query, key or value without data; call it inside FakeTensorMode, which needs no GPU for it."""
+    return torch.empty(1, heads, sum(LENGTHS), size, dtype=dtype, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("query", "value", "scoring", "fits"),
+    [
+        ({}, {}, {}, True),
+        ({"dtype": torch.float16}, {}, {}, True),
+        ({}, {}, {"window": 3, "scaling": 0.4}, True),
+        ({"size": 256}, {"size": 256}, {}, True),
+        ({"size": HEAD_SIZE}, {"size": HEAD_SIZE}, {}, True),
+        ({"dtype": torch.float32}, {}, {}, False),
+        ({"size": 264}, {"size": 264}, {}, False),
+        ({"size": 60}, {"size": 60}, {}, False),
+        ({"size": 192}, {"size": 128}, {}, False),
+        ({}, {}, {"dropout": 0.1}, False),
+        ({}, {}, {"softcap": 50.0}, False),
+        ({}, {}, {"sinks": SINKS}, False),
+    ],
+    ids=str,
+)
+def test_the_kernel_is_taken_for_what_it_can_do(
+    query: dict[str, Any], value: dict[str, Any], scoring: dict[str, Any], fits: bool
+) -> None:
+    """The head size of the copy that is tried at start is among them: else it would try out another way."""
+    with FakeTensorMode():
+        heads = on_a_gpu(4, **{"size": 64} | query), on_a_gpu(2, **{"size": 64} | value)
+        assert attention._fits_kernel(*heads, Scoring(**{"scaling": None} | scoring)) is fits
+
+
+def test_the_kernel_is_not_taken_on_a_cpu() -> None:
+    query, _, value = (x.to(BF16) for x in some_heads())
+    assert not attention._fits_kernel(query, value, Scoring(scaling=None))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_real_kernel_takes_what_it_is_told(window: int | None) -> None:
+    """Without a GPU no more than that: torch looks at the arguments and gives a result without data."""
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        layout = RowLayout(LENGTHS, torch.empty(len(LENGTHS) + 1, dtype=torch.int32, device="cuda"))
+        heads = on_a_gpu(4, 64), on_a_gpu(2, 64), on_a_gpu(2, 64)
+        named: dict[str, Any] = {"attention_mask": None, "sliding_window": window, "row_layout": layout}
+        out, _ = row_attention(torch.nn.Module(), *heads, **named)
+    assert (out.shape, out.dtype, out.is_cuda) == ((1, sum(LENGTHS), 4, 64), BF16, True)
 
 
 def test_under_autocast_the_kernel_gets_half_precision_as_scaled_dot_product_attention_does(

@@ -1,7 +1,6 @@
 """Estimated against measured memory; activation checkpointing saves memory and changes nothing else."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,10 @@ from finetune_trainer.model import bare, load_model
 from finetune_trainer.optimizer import make_optimizer, trained_parameters
 from finetune_trainer.pack import micro_batches
 from torch import Tensor
-from torch.autograd.profiler import profile
 from transformers import PreTrainedModel
 
 from tests.trainer.decoders import COMMONEST, FAMILIES, PACKED, a_decoder, packed_rows, some_rows
+from tests.trainer.measured import measured_peak
 from tests.trainer.tiny import a_model_folder
 
 CPU = torch.device("cpu")
@@ -51,20 +50,6 @@ def a_model(family: str, method: str) -> PreTrainedModel:
     return inner
 
 
-@contextmanager
-def measured() -> Iterator[list[int]]:
-    """Peak of what torch's CPU allocator gives out inside, kernels' own workspace included, as its profiler tells."""
-    found: list[int] = []
-    with profile(use_kineto=True, profile_memory=True) as told:
-        yield found
-    now = peak = 0
-    events = [event for event in told.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    found.append(peak)
-
-
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -74,7 +59,7 @@ def test_the_estimate_of_a_step_is_what_it_takes(family: str, method: str, packe
     loss, batch = LossModel(model, plain_head=True), a_batch(packed)
     with rows_attended(model) if packed else nullcontext(), checkpointing(model, checkpointed):
         estimate = step_bytes(loss, batch, CPU)
-        with measured() as peak:
+        with measured_peak() as peak:
             loss(batch).backward()
     assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
 
@@ -85,7 +70,7 @@ def test_every_family_can_be_estimated(family: str) -> None:
     loss, batch = LossModel(model, plain_head=family != "gemma2"), a_batch(family in PACKED)
     with packed_rows(model) if family in PACKED else nullcontext():
         estimate = step_bytes(loss, batch, CPU)
-        with measured() as peak:
+        with measured_peak() as peak:
             loss(batch).backward()
     assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
 
@@ -98,7 +83,7 @@ def test_the_estimate_of_a_quantised_step_is_what_it_takes(tmp_path: Path, quant
     loss, batch = LossModel(model, plain_head=True), a_batch()
     with rows_attended(model):
         estimate = step_bytes(loss, batch, CPU)
-        with measured() as peak:
+        with measured_peak() as peak:
             loss(batch).backward()
     assert estimate == pytest.approx(peak[0], rel=TOLERANCE)
 
@@ -110,7 +95,7 @@ def test_the_estimate_of_training_is_what_a_run_takes() -> None:
     with rows_attended(model):
         estimate = footprint(loss, batch, Optimizer.ADAMW, CPU, accumulating=True)
         optimizer = make_optimizer(Optimizer.ADAMW, trained_parameters(model), 1e-4, 0.0)
-        with measured() as peak:
+        with measured_peak() as peak:
             for _ in range(2):
                 loss(batch).backward()
                 loss(batch).backward()
@@ -169,7 +154,7 @@ def test_views_of_weights_are_not_counted_again() -> None:
     next(model.parameters()).requires_grad_()
     with rows_attended(model):
         estimate = step_bytes(loss, batch, CPU)
-        with measured() as peak:
+        with measured_peak() as peak:
             loss(batch).backward()
     assert peak[0] < weight_bytes(loss)
     assert estimate == pytest.approx(peak[0], rel=0.05)

@@ -11,7 +11,7 @@ because a forward without `row_layout` raises instead of attending over padding.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -30,6 +31,15 @@ ROW_ATTENTION = "finetune_rows"
 
 KERNEL_MAX_HEAD_DIM = 256
 """Largest head of the variable-length kernel. Source: flash-attention 2."""
+
+BACKENDS = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+)
+"""On a GPU, the first that can. torch would ask cuDNN first, which makes a plan for each number of rows and each length
+that it has not met: of packed batches hardly two are alike. Flash attention has one kernel for all."""
 
 
 class UnsupportedByRowAttentionError(NotImplementedError):
@@ -192,9 +202,14 @@ def rows_attended(model: PreTrainedModel, packing: Packing = Packing.ROWS) -> It
     before = model.config._attn_implementation
     model.set_attn_implementation(ROW_ATTENTION)
     try:
-        yield
+        with _flash_first(model.device):
+            yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _flash_first(device: torch.device) -> AbstractContextManager[None]:
+    return sdpa_kernel(list(BACKENDS), set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

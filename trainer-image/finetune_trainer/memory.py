@@ -90,21 +90,20 @@ class Footprint:
     snapshot: int
     """What a checkpoint copies, and keeps while training goes on: on a GPU nothing, the copy is in main memory."""
 
-    def shared_by(self, processes: int) -> "Footprint":
-        """Where several processes each hold a part of weights, gradients and optimizer state: of the first of them,
-        which makes the snapshot. All weights are trained."""
-        gradients = min(self.weights, self.step)
-        return replace(
-            self,
-            weights=self.weights // processes,
-            optimizer=self.optimizer // processes,
-            step=self.step - gradients + gradients // processes,
-        )
-
     @property
     def total(self) -> int:
         """All of it together."""
         return self.weights + self.optimizer + self.step + self.snapshot
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What several processes bring together of the parts of a model while it computes."""
+
+    bytes: int
+    """Whole weights and gradients at the fullest moment of a step."""
+    dtype: torch.dtype
+    """Their precision."""
 
 
 def footprint(loss: Module, batch: Batch, optimizer: Optimizer, device: torch.device, accumulating: bool) -> Footprint:
@@ -122,24 +121,62 @@ def footprint(loss: Module, batch: Batch, optimizer: Optimizer, device: torch.de
     )
 
 
+def sharded_footprint(
+    loss: Module, batch: Batch, optimizer: Optimizer, device: torch.device, processes: int, gathered: Gathered
+) -> Footprint:
+    """Of the first of several processes that each hold a part of every weight, all of which are trained: it makes the
+    snapshot. Raises as `footprint`.
+    """
+    trained = sum(parameter.numel() for parameter in loss.parameters())
+    gradients = trained * WEIGHT_BYTES // processes
+    return Footprint(
+        weights=weight_bytes(loss) // processes,
+        optimizer=trained * STATE_BYTES[optimizer] // processes,
+        step=step_bytes(loss, batch, device, gathered_in=gathered.dtype) + gradients + gathered.bytes,
+        snapshot=trained * (WEIGHT_BYTES + STATE_BYTES[optimizer]) if device.type == "cpu" else 0,
+    )
+
+
 def weight_bytes(loss: Module) -> int:
     """Of all parameters and buffers, as they are stored."""
     return sum(tensor.numel() * tensor.element_size() for tensor in chain(loss.parameters(), loss.buffers()))
 
 
-def step_bytes(loss: Module, batch: Batch, device: torch.device, micro_batches: int = 1) -> int:
-    """Peak of what forward and backward add to the weights, gradients included."""
+def step_bytes(
+    loss: Module,
+    batch: Batch,
+    device: torch.device,
+    micro_batches: int = 1,
+    gathered_in: torch.dtype | None = None,
+) -> int:
+    """Peak of what forward and backward add to the weights, gradients included; a model on the meta device counts as if
+    it were on `device`.
+
+    `gathered_in`: the weights come in this precision, and each gradient goes as soon as it is whole, as with shards.
+    """
     step = _Step(loss)
     with FakeTensorMode() as fake, _quantised_stood_in_for(step):
-        state: dict[str, Tensor] = {
-            name: fake.from_tensor(x) for name, x in chain(step.named_parameters(), step.named_buffers())
-        }
+
+        def without_data(tensor: Tensor) -> Tensor:
+            if not tensor.is_meta and gathered_in is None:
+                return fake.from_tensor(tensor)
+            dtype = gathered_in if gathered_in and tensor.is_floating_point() else tensor.dtype
+            made = torch.empty(tensor.shape, dtype=dtype, device=device, requires_grad=tensor.requires_grad)
+            if gathered_in and made.requires_grad:
+                made.register_post_accumulate_grad_hook(_let_go)  # type: ignore[no-untyped-call]
+            return made
+
+        state = {name: without_data(x) for name, x in chain(step.named_parameters(), step.named_buffers())}
         shapes = _without_data(batch, device)
         ledger = Ledger(state.values())
         with ledger:
             for _ in range(micro_batches):
                 functional_call(step, state, (shapes,))
     return ledger.peak
+
+
+def _let_go(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Team:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; every rank gets the same answer."""
-        return bool(self.sum(torch.tensor(int(flag))))
+        return flag if self.size == 1 else bool(self.sum(torch.tensor(int(flag))))
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` gives on the first rank, on every rank."""

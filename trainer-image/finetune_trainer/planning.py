@@ -16,10 +16,18 @@ from finetune_trainer.batch import Batch
 from finetune_trainer.errors import RunError
 from finetune_trainer.loop import Settings
 from finetune_trainer.measure import Engine
-from finetune_trainer.memory import Footprint, available_bytes, checkpointing, footprint, weight_bytes
+from finetune_trainer.memory import (
+    Footprint,
+    available_bytes,
+    checkpointing,
+    footprint,
+    sharded_footprint,
+    weight_bytes,
+)
 from finetune_trainer.pack import micro_batches
 from finetune_trainer.plan import Choice, Load, Memory, Rung, choose, explained, gib, ladder
 from finetune_trainer.prepared import TokenRows
+from finetune_trainer.shards import gathered
 
 NOT_ESTIMATED = "the operators of this model need data, so its memory is not estimated"
 
@@ -86,15 +94,17 @@ class Planner:
 
     def _footprint(self, rung: Rung) -> Footprint | None:
         """Of the largest micro-batch of a rung; None where it cannot be estimated."""
-        batch, device = self._worst_batch(rung.tokens), self.engine.compute.device
-        accumulating = self.settings.effective_batch > batch.rows
-        with self.engine.attending(), checkpointing(self.engine.inner, rung.checkpointing):
+        engine, optimizer, batch = self.engine, self.settings.optimizer, self._worst_batch(rung.tokens)
+        device, processes = engine.compute.device, engine.team.size
+        with engine.attending(), checkpointing(engine.inner, rung.checkpointing):
             try:
-                found = footprint(self.engine.loss, batch, self.settings.optimizer, device, accumulating)
+                if processes > 1 and self.spec.training.method.type is MethodType.FULL:
+                    whole = gathered(engine.loss, engine.compute)
+                    return sharded_footprint(engine.loss, batch, optimizer, device, processes, whole)
+                accumulating = self.settings.effective_batch > batch.rows
+                return footprint(engine.loss, batch, optimizer, device, accumulating)
             except (RuntimeError, NotImplementedError, AssertionError, AttributeError, TypeError):
                 return None
-        is_full = self.spec.training.method.type is MethodType.FULL
-        return found.shared_by(self.engine.team.size) if is_full else found
 
     def _memory(self) -> Memory:
         device, limit = self.engine.compute.device, self.spec.memory_bytes

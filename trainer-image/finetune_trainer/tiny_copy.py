@@ -11,6 +11,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 HEADS, HEAD_SIZE, VOCABULARY, EXPERTS = 4, 16, 64, 4
+"""The head size is one that the GPU's attention kernel takes, so that what is tried is what trains."""
+
 HIDDEN = HEADS * HEAD_SIZE
 
 WINDOW = 5
