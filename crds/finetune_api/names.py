@@ -19,7 +19,10 @@ FIELD_MANAGER = "finetune-operator"
 """The one field manager of server-side apply: whoever applies with it owns the whole status."""
 
 MANAGER = f"{GROUP}/{FIELD_MANAGER}"
-"""`spec.managedBy` of a Finetune that this operator reconciles, beside the empty one."""
+"""`spec.managedBy` of a Finetune that this operator reconciles, where it is not left empty."""
+
+OWN_MANAGERS = ("", MANAGER)
+"""Every `spec.managedBy` of a Finetune that this operator reconciles."""
 
 LABEL_NAME = f"{GROUP}/name"
 LABEL_UID = f"{GROUP}/uid"
@@ -41,6 +44,16 @@ REPORT_AUDIENCE = "finetune-operator-progress"
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
 """Labels of nodes with GPUs: which, and of how many MiB each. Source: NVIDIA, "GPU Feature Discovery"."""
+
+REPORT_PATH = "/v1/progress"
+"""Where the operator's server takes ProgressReports."""
+
+KUBEFLOW_PATH = "/v1/kubeflow"
+"""Where it takes progress in Kubeflow's words."""
+
+ENV_KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+ENV_KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+"""What tells a Hugging Face Trainer where to report, and with which token. Source: transformers, KubeflowCallback."""
 
 RUN_DIRECTORY = "/finetune/run"
 RUN_FILE = f"{RUN_DIRECTORY}/run.json"

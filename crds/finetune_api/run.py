@@ -228,6 +228,8 @@ class ProgressReport(Model):
     stage: Stage
     attempt: int = Field(ge=1)
     activity: Activity
+    sequence: int = Field(default=0, ge=0)
+    """Counts the reports of one pod from 1, so that a late one is not taken for news; 0 = they are not counted."""
     plan: PlanStatus | None = None
     progress: Progress | None = None
     metrics: Metrics | None = None

@@ -7,7 +7,7 @@ class that we would take apart again; its connection, authentication and configu
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.config import ConfigException
 
+from finetune_operator import metrics
 from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
 from finetune_operator.observed import Job, JobState, Labels, Pod, observed_children
@@ -60,6 +61,11 @@ class Key(NamedTuple):
 
 class ClusterUnreachable(Exception):
     """The API server did not answer, or answered that it cannot now; the next pass tries again."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0) -> None:
+        """`retry_after_seconds`: how long the API server asks to be left alone."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Conflict(Exception):
@@ -254,6 +260,31 @@ class Cluster:
         else:
             await self._request("POST", path, body=lease)
 
+    async def watch_lease(self, namespace: str, name: str) -> AsyncIterator[None]:
+        """Once for each change of the Lease that is heard of, until the watch ends.
+
+        Raises ClusterUnreachable, also where nothing is heard for as long as a request may take, and Refused.
+        """
+        query = [("watch", "true"), ("fieldSelector", f"metadata.name={name}")]
+        path = _leases(namespace)
+        try:
+            arguments = await self._api.param_serialize(
+                "GET",
+                path,
+                query_params=query,
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+            )
+            timeout = aiohttp.ClientTimeout(total=None, sock_read=REQUEST_SECONDS)
+            response = (await self._api.call_api(*arguments, _request_timeout=timeout)).response
+            async with response:
+                if response.status != 200:
+                    _checked("GET", path, response.status, await response.read())
+                async for _ in response.content:  # One object a line; that there is one says enough.
+                    yield None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterUnreachable(f"watching Lease {namespace}/{name}: {type(error).__name__} {error}") from error
+
     async def review_token(self, token: str) -> Caller | None:
         """Whose pod a report token belongs to; None for a token that is not valid for our audience."""
         body = {
@@ -308,8 +339,10 @@ class Cluster:
             response = await self._api.call_api(*arguments, _request_timeout=REQUEST_SECONDS)
             await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            metrics.REQUESTS.labels(method, "none").inc()
             raise ClusterUnreachable(f"{method} {path}: {type(error).__name__} {error}") from error
-        return _checked(method, path, response.status, response.data)
+        metrics.REQUESTS.labels(method, response.status).inc()
+        return _checked(method, path, response.status, response.data, _retry_after(response.getheader("Retry-After")))
 
 
 async def connect(kubeconfig: str | None = None) -> Cluster:
@@ -321,7 +354,16 @@ async def connect(kubeconfig: str | None = None) -> Cluster:
     return Cluster(ApiClient())
 
 
-def _checked(method: str, path: str, status: int, data: bytes) -> dict[str, Any]:
+LONGEST_RETRY_AFTER_SECONDS = 60.0
+"""The longest that the API server can make us wait; a Retry-After beyond it is taken for a mistake."""
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds of a Retry-After header; 0 where there is none. The API server never sends the form with a date."""
+    return min(float(header), LONGEST_RETRY_AFTER_SECONDS) if header and header.isdecimal() else 0.0
+
+
+def _checked(method: str, path: str, status: int, data: bytes, retry_after_seconds: float = 0.0) -> dict[str, Any]:
     answer: dict[str, Any] = _json(data)
     if status < 300:
         return answer
@@ -331,7 +373,7 @@ def _checked(method: str, path: str, status: int, data: bytes) -> dict[str, Any]
     if status == 409 or (status == 404 and method in ("PATCH", "DELETE")):
         raise Conflict(text)
     if status in (401, 408, 429) or status >= 500:
-        raise ClusterUnreachable(text)
+        raise ClusterUnreachable(text, retry_after_seconds)
     raise (Invalid if status in (400, 422) else Refused)(text)
 
 

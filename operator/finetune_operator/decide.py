@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.failures import POLICIES, Next
-from finetune_api.names import MANAGER, ConditionType, FailureClass, Stage, StageState
+from finetune_api.names import OWN_MANAGERS, ConditionType, FailureClass, Stage, StageState
 from finetune_api.placement import Queue
 from finetune_api.resource import Finetune
 from finetune_api.status import Failure, FinetuneStatus, Resolved
@@ -88,7 +88,7 @@ def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: boo
 
 def is_ours(finetune: Finetune) -> bool:
     """False where `spec.managedBy` names another controller."""
-    return finetune.spec.managed_by in ("", MANAGER)
+    return finetune.spec.managed_by in OWN_MANAGERS
 
 
 def _is_ranked_wrong(job: Job, queue: Queue) -> bool:

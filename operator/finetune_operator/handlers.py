@@ -44,10 +44,8 @@ def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegi
             await memo.operator.stop()
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="finetune")
-    async def finetune_changed(*, memo: Any, type: str, uid: str, namespace: str | None, name: str, **_: Any) -> None:
-        if type == "DELETED":
-            memo.operator.reports.forget(uid)
-        memo.operator.queue.add(Key(namespace or "", name))
+    async def finetune_changed(*, memo: Any, type: str, body: Any, namespace: str | None, name: str, **_: Any) -> None:
+        memo.operator.finetune_changed(Key(namespace or "", name), body, is_gone=type == "DELETED")
 
     @kopf.on.event("batch", "v1", "jobs", labels=OURS, registry=registry, id="job")
     @kopf.on.event("", "v1", "pods", labels=OURS, registry=registry, id="pod")

@@ -84,7 +84,7 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings,
         model_credentials=_folder(finetune, "model"),
         tracking_credentials=_folder(finetune, "tracking"),
         card=_card(meta.annotations),
-        report=ReportTarget(url=f"{settings.report_url.rstrip('/')}/v1/progress", token_file=names.TOKEN_FILE),
+        report=ReportTarget(url=_report_url(settings, names.REPORT_PATH), token_file=names.TOKEN_FILE),
         scratch_directory=names.SCRATCH_DIRECTORY,
         result_file=names.TERMINATION_LOG,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
@@ -97,6 +97,10 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings,
         memory_rung=finetune.status.memory_rung if stage is Stage.TRAIN else 0,
         grace_seconds=spec.trainer.termination_grace_period_seconds,
     )
+
+
+def _report_url(settings: Settings, path: str) -> str:
+    return settings.report_url.rstrip("/") + path
 
 
 def _meeting(finetune: Finetune, attempt: int) -> dict[str, Any]:
@@ -309,6 +313,9 @@ def _container(finetune: Finetune, stage: Stage, settings: Settings, mounts: lis
 def _environment(settings: Settings) -> Iterator[Manifest]:
     yield {"name": names.ENV_WRITER_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     yield {"name": names.ENV_LOG_FORMAT, "value": settings.log_format}
+    # An image of somebody else's that trains with transformers reports by itself; ours has words of its own.
+    yield {"name": names.ENV_KUBEFLOW_URL, "value": _report_url(settings, names.KUBEFLOW_PATH)}
+    yield {"name": names.ENV_KUBEFLOW_TOKEN_FILE, "value": names.TOKEN_FILE}
     # The root file system is read-only: every library that wants a home, a cache or a temporary folder gets scratch.
     for variable in ("HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME"):
         yield {"name": variable, "value": names.SCRATCH_DIRECTORY}

@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 
+from finetune_api.curve import with_point
 from finetune_api.names import Activity, ConditionType, Stage
-from finetune_api.status import FinetuneStatus
+from finetune_api.status import FinetuneStatus, Metrics
 
 from finetune_operator import stages
 from finetune_operator.conditions import TRUE, set_condition
@@ -44,7 +45,7 @@ def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
         update={
             "progress": body.progress.model_copy(update={"updated_at": report.received_at}),
             "metrics": body.metrics or status.metrics,
-            "history": body.history or status.history,
+            "history": body.history or with_point(status.history, body.progress, body.metrics or Metrics()),
         }
     )
 

@@ -9,7 +9,7 @@ from finetune_api.names import ConditionType, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
-from finetune_operator import gpus
+from finetune_operator import gpus, metrics, tally
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
 from finetune_operator.conditions import PAUSED, condition_of
 from finetune_operator.decide import decide, is_ours, refused
@@ -73,6 +73,8 @@ async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, no
     if status == finetune.status:
         return finetune
     version = await cluster.write_status(finetune, status)
+    metrics.STATUS_WRITES.inc()
+    tally.count(finetune.status, status, finetune.spec.trainer)
     for turn in turns(finetune.status, status):
         await cluster.record_event(finetune, turn.warning, turn.reason, turn.message, now)
     metadata = finetune.metadata.model_copy(update={"resource_version": version})

@@ -5,8 +5,11 @@ The semantics are those of client-go's rate-limited workqueue.
 
 import asyncio
 import random
+import time
 from collections.abc import Hashable
 from typing import Generic, TypeVar
+
+from finetune_operator import metrics
 
 K = TypeVar("K", bound=Hashable)
 
@@ -19,7 +22,7 @@ class WorkQueue(Generic[K]):
 
     def __init__(self) -> None:
         self._ready: asyncio.Queue[K] = asyncio.Queue()
-        self._waiting: set[K] = set()
+        self._due_since: dict[K, float] = {}
         self._busy: set[K] = set()
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -28,12 +31,17 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         return self._ready.qsize()
 
+    @property
+    def failing(self) -> int:
+        """How many keys have failed and not succeeded since."""
+        return len(self._failures)
+
     def add(self, key: K) -> None:
         """Work on the key soon; while it is worked on, once more after that."""
         if key in self._busy:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
+        elif key not in self._due_since:
+            self._due_since[key] = time.monotonic()
             self._ready.put_nowait(key)
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -46,11 +54,14 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         self._timers[key] = loop.call_at(due, self._fire, key)
 
-    def retry(self, key: K) -> float:
-        """Work on a key that failed again, after a growing and jittered wait; returns the wait in seconds."""
+    def retry(self, key: K, at_least: float = 0.0) -> float:
+        """Work on a key that failed again, after a growing and jittered wait; returns the wait in seconds.
+
+        `at_least` is what whoever refused it asked for; jitter is added to it, so that not all come back at once.
+        """
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         seconds = min(FIRST_RETRY_SECONDS * 2.0 ** min(failures - 1, 30), LONGEST_RETRY_SECONDS)
-        jittered = seconds * random.uniform(0.8, 1.2)
+        jittered = max(seconds * random.uniform(0.8, 1.2), at_least * random.uniform(1.0, 1.2))
         self.add_after(key, jittered)
         return jittered
 
@@ -61,7 +72,7 @@ class WorkQueue(Generic[K]):
     async def get(self) -> K:
         """The next key; waits for one."""
         key = await self._ready.get()
-        self._waiting.discard(key)
+        metrics.QUEUE_SECONDS.observe(time.monotonic() - self._due_since.pop(key))
         self._busy.add(key)
         return key
 

@@ -31,11 +31,17 @@ class Release:
     def kubectl(self, *arguments: str) -> str:
         return self._run(str(self._light.binary("kubectl")), *arguments)
 
-    def may(self, verb: str, resource: str, namespace: str = "team-a") -> bool:
+    def may(self, verb: str, resource: str, namespace: str = "team-a", name: str = "") -> bool:
         """Whether the operator's service account may do this."""
         command = [str(self._light.binary("kubectl")), "--kubeconfig", str(self._light.kubeconfig), "auth", "can-i"]
         kind, _, subresource = resource.partition("/")  # kubectl would take what follows the slash for a name.
-        command += [verb, kind, f"--subresource={subresource}", f"--as={ACCOUNT}", f"--namespace={namespace}"]
+        command += [
+            verb,
+            f"{kind}/{name}" if name else kind,
+            f"--subresource={subresource}",
+            f"--as={ACCOUNT}",
+            f"--namespace={namespace}",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.stdout.strip() in ("yes", "no"), done.stderr
         return done.stdout.strip() == "yes"
@@ -89,6 +95,11 @@ FORBIDDEN = [
 @pytest.mark.parametrize(("verb", "resource"), ALLOWED)
 def test_the_operator_may(release: Release, verb: str, resource: str) -> None:
     assert release.may(verb, resource)
+
+
+def test_the_operator_may_watch_its_own_lease_and_no_other(release: Release) -> None:
+    assert release.may("watch", "leases.coordination.k8s.io", NAMESPACE, "ft-finetune-operator")
+    assert not release.may("watch", "leases.coordination.k8s.io", NAMESPACE)
 
 
 @pytest.mark.parametrize(("verb", "resource"), FORBIDDEN)

@@ -1,6 +1,7 @@
 """The operator against a real API server and its controllers. There is no node: the tests play the kubelet."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -430,6 +431,78 @@ def test_only_a_pod_of_the_run_itself_can_report_its_progress(kubectl: Kubectl, 
     assert report(port, token, identity=own) == 429
     eventually(lambda: finetune(kubectl, "reports")["status"]["progress"]["step"] == 7)
     assert "progress" not in finetune(kubectl, "other")["status"]
+
+
+HUGGING_FACE = """
+import torch, transformers
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.zeros(1))
+    def forward(self, x, labels):
+        return {"loss": ((self.slope * x - labels) ** 2).mean()}
+rows = [{"x": torch.tensor(float(x)), "labels": torch.tensor(2.0 * x)} for x in range(8)]
+options = transformers.TrainingArguments("out", max_steps=3, logging_steps=1, use_cpu=True, save_strategy="no")
+transformers.Trainer(Line(), options, train_dataset=rows).train()
+"""
+"""What somebody who has never heard of this operator may run in its pods."""
+
+
+def test_any_hugging_face_training_reports_by_what_its_pod_finds_in_its_environment(
+    kubectl: Kubectl, operator: Path, tmp_path: Path
+) -> None:
+    kubectl.apply(a_body("hugging-face"))
+    end_pod(kubectl, "hugging-face", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, "hugging-face", Stage.TRAIN)))
+    start_pod(kubectl, "hugging-face", Stage.TRAIN)
+    token = tmp_path / "token"  # As the kubelet would project it, but for its place.
+    token.write_text(token_of(kubectl, pod["metadata"]["name"]))
+    [container] = pod["spec"]["containers"]
+    given = {entry["name"]: entry.get("value", "") for entry in container["env"] if entry["name"].startswith("KUBEF")}
+    assert given[names.ENV_KUBEFLOW_TOKEN_FILE] == names.TOKEN_FILE
+    environment = os.environ | given | {names.ENV_KUBEFLOW_TOKEN_FILE: str(token)}
+    command = [sys.executable, "-c", HUGGING_FACE]
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
+    eventually(lambda: finetune(kubectl, "hugging-face")["status"].get("progress", {}).get("percent") == 100, 40)
+    status = finetune(kubectl, "hugging-face")["status"]
+    assert (status["progress"]["step"], status["progress"]["totalSteps"], status["phase"]) == (3, 3, "Training")
+    assert status["metrics"]["trainingLoss"] > 0
+    assert status["history"][-1]["step"] == 3
+
+
+def metrics_of(port: int) -> dict[str, float]:
+    """Value of each series that the operator shows, by its name with labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_the_operator_tells_prometheus_what_it_does_and_how_the_runs_stand(
+    kubectl: Kubectl, operator: Path, port: int
+) -> None:
+    before = metrics_of(port)
+    kubectl.apply(a_body("measured", trainer={"gpusPerNode": 2}))
+    end_pod(kubectl, "measured", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+    start_pod(kubectl, "measured", Stage.TRAIN)
+    eventually(lambda: phase(kubectl, "measured") == "Training")
+    during = eventually(lambda: (now := metrics_of(port))['finetune_gpus{phase="Training"}'] >= 2 and now)
+    end_pod(kubectl, "measured", Stage.TRAIN, a_failure_message(Stage.TRAIN, "Diverged", "LossNotFinite"), 45)
+    eventually(lambda: phase(kubectl, "measured") == "Failed")
+    after = eventually(lambda: (now := metrics_of(port))['finetune_runs{phase="Failed"}'] > before[
+        'finetune_runs{phase="Failed"}'] and now)  # fmt: skip
+
+    def grown(name: str) -> float:
+        return after[name] - before[name]
+
+    assert during['finetune_runs{phase="Training"}'] > before['finetune_runs{phase="Training"}']
+    assert grown('finetune_finished_total{phase="Failed"}') == 1
+    assert grown('finetune_attempt_failures_total{class="Diverged"}') == 1
+    assert grown('finetune_runs_stalled{class="Diverged"}') == 1
+    assert grown("finetune_status_writes_total") >= 4
+    assert grown('finetune_reconciles_total{outcome="ok"}') >= 4
+    assert grown('finetune_api_requests_total{code="201",verb="POST"}') >= 4
+    assert after["finetune_leader"] == 1
+    assert after["finetune_heartbeat_age_seconds"] < 30
 
 
 def test_the_operator_leaves_within_its_grace_period_when_told_to(

@@ -39,3 +39,10 @@ async def test_a_failing_key_waits_longer_each_time_until_it_succeeds() -> None:
     assert max(waits) <= 72
     queue.succeeded("a")
     assert queue.retry("a") < 0.3
+
+
+async def test_whoever_asks_for_time_gets_it() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert queue.retry("a") < 1
+    assert 30 <= queue.retry("a", at_least=30) <= 36
+    assert queue.failing == 1

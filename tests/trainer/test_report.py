@@ -3,16 +3,15 @@
 import io
 import json
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
+from finetune_api.names import Activity, Stage
 from finetune_api.run import ReportTarget, RunResult, RunSpec
 from finetune_api.status import BestStatus, CheckpointStatus, HistoryRow, Metrics, Progress
 from finetune_trainer import report as report_module
 from finetune_trainer.log import Log
-from finetune_trainer.report import Reporter, thinned
+from finetune_trainer.report import Reporter
 
 from tests.trainer.reports_server import reports_server
 from tests.trainer.runs import a_run
@@ -130,33 +129,6 @@ def test_a_run_without_an_endpoint_only_logs(tmp_path: Path) -> None:
         report.say("step 1/10", loss=1.5)
         report.finish(RESULT)
     assert stream.getvalue().endswith("step 1/10 loss 1.5\n")
-
-
-def rows(count: int, every: int) -> list[HistoryRow]:
-    return [
-        HistoryRow(step=step, epoch=step / 10, training_loss=1.0, validation_loss=2.0 if step % every == 0 else None)
-        for step in range(1, count + 1)
-    ]
-
-
-def test_a_short_history_is_whole() -> None:
-    assert thinned(rows(60, 7)) == rows(60, 7)
-
-
-def test_a_long_history_keeps_every_evaluation_and_the_newest_row() -> None:
-    whole = rows(1001, 50)
-    kept = thinned(whole)
-    assert len(kept) == STATUS_HISTORY_ROWS
-    assert [row for row in whole if row.validation_loss] == [row for row in kept if row.validation_loss]
-    assert kept[-1] == whole[-1]
-    assert [row.step for row in kept] == sorted({row.step for row in kept})
-
-
-def test_too_many_evaluations_are_spread_evenly() -> None:
-    kept = thinned(rows(1000, 1))
-    assert len(kept) == STATUS_HISTORY_ROWS
-    gaps = [b.step - a.step for a, b in pairwise(kept)]
-    assert max(gaps) <= 2 * min(gaps)
 
 
 def test_the_log_holds_no_control_characters_and_one_line_per_event() -> None:

@@ -8,12 +8,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
-from finetune_api.names import STATUS_HISTORY_ROWS, Activity, Stage
+from finetune_api.curve import thinned
+from finetune_api.names import Activity, Stage
 from finetune_api.run import ProgressReport, ReportTarget, RunResult, RunSpec
 from finetune_api.status import BestStatus, CheckpointStatus, HistoryRow, Metrics, PlanStatus, Progress
 
@@ -148,6 +149,7 @@ class Reporter:
     def _post(self, target: ReportTarget) -> bool:
         try:
             with self._changed:
+                self._report = self._report.model_copy(update={"sequence": self._report.sequence + 1})
                 body = self._report.model_dump_json(by_alias=True, exclude_none=True).encode()
             post(target, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -172,26 +174,6 @@ def post(target: ReportTarget, body: bytes) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         raise
-
-
-def thinned(rows: Sequence[HistoryRow], limit: int = STATUS_HISTORY_ROWS) -> list[HistoryRow]:
-    """At most `limit` rows of the curve, evenly spread; evaluation rows and the newest are the last to go."""
-    if len(rows) <= limit:
-        return list(rows)
-    *older, newest = rows
-    evaluations = [row for row in older if row.validation_loss is not None]
-    others = [row for row in older if row.validation_loss is None]
-    room = limit - 1
-    kept = _spread(evaluations, room)
-    kept += _spread(others, room - len(kept))
-    return [*sorted(kept, key=lambda row: row.step), newest]
-
-
-def _spread(rows: list[HistoryRow], count: int) -> list[HistoryRow]:
-    """`count` of the rows, evenly spread; all of them where there are no more."""
-    if len(rows) <= count:
-        return rows
-    return [rows[at * len(rows) // count] for at in range(count)]
 
 
 def _first_activity(stage: Stage) -> Activity:

@@ -1,0 +1,107 @@
+"""Which run's pod a report token belongs to, asked of the API server as rarely as it is safe.
+
+A token that is good is believed for some minutes, one that is not is refused for some seconds without asking again,
+and an address that keeps sending bad ones is not asked about at all: a flood of forged reports must not become a flood
+of requests to the API server.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from finetune_api import names
+from finetune_api.names import Stage
+from finetune_api.run import RunIdentity
+
+from finetune_operator.allowance import Allowance
+from finetune_operator.cluster import Caller, Cluster
+
+BELIEVED_SECONDS = 300.0
+"""How long a token that belongs to a pod of a run is believed."""
+
+REFUSED_SECONDS = 30.0
+"""How long one that does not is refused unasked."""
+
+REMEMBERED = 20_000
+"""Most tokens remembered; beyond it those that were seen first are asked about again."""
+
+REVIEWS = 16
+"""Tokens that are asked about at the same time."""
+
+BAD_TOKENS_AT_ONCE = 20
+BAD_TOKENS_PER_SECOND = 0.2
+"""How many bad tokens one address may send before those that nobody knows are refused unasked."""
+
+
+class TooManyBadTokens(Exception):
+    """The address has sent so many bad tokens that a new one is not asked about."""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A pod of a run, and which attempt it works on."""
+
+    pod_uid: str
+    identity: RunIdentity
+    stage: Stage
+    attempt: int
+
+
+class Senders:
+    """Whoever may report, by token. Only the digests of tokens are kept."""
+
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._known: dict[bytes, tuple[float, Sender | None]] = {}
+        """Until when, and who; None for a token that belongs to nobody."""
+        self._bad = Allowance(BAD_TOKENS_PER_SECOND, BAD_TOKENS_AT_ONCE, clock)
+        self._reviews = asyncio.Semaphore(REVIEWS)
+
+    async def sender(self, token: str, address: str) -> Sender | None:
+        """Whose token it is; None for one that belongs to no pod of a run.
+
+        Raises TooManyBadTokens; ClusterUnreachable and Refused where the API server cannot say.
+        """
+        if not token:
+            return None
+        digest = sha256(token.encode(errors="surrogateescape")).digest()
+        if known := self._remembered(digest):
+            return known[1]
+        async with self._reviews:
+            if known := self._remembered(digest):  # Others with the same token were asked about meanwhile.
+                return known[1]
+            if self._bad.left(address) < 1:
+                raise TooManyBadTokens
+            found = await self._ask(token)
+        if found is None:
+            self._bad.take(address)
+        self._remember(digest, found)
+        return found
+
+    async def _ask(self, token: str) -> Sender | None:
+        caller = await self._cluster.review_token(token)
+        labels = await self._cluster.job_labels(caller) if caller else None
+        return _sender(caller, labels) if caller and labels else None
+
+    def _remembered(self, digest: bytes) -> tuple[float, Sender | None] | None:
+        known = self._known.get(digest)
+        return known if known and known[0] > self._clock() else None
+
+    def _remember(self, digest: bytes, sender: Sender | None) -> None:
+        self._known.pop(digest, None)
+        self._known[digest] = (self._clock() + (BELIEVED_SECONDS if sender else REFUSED_SECONDS), sender)
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+
+def _sender(caller: Caller, labels: dict[str, str]) -> Sender | None:
+    """None where the labels of its Job name no attempt: somebody has edited them."""
+    stage, attempt = labels.get(names.LABEL_STAGE, ""), labels.get(names.LABEL_ATTEMPT, "")
+    if stage not in set(Stage) or not attempt.isdecimal():
+        return None
+    name, uid = labels.get(names.LABEL_NAME, ""), labels.get(names.LABEL_UID, "")
+    identity = RunIdentity(namespace=caller.namespace, name=name, uid=uid)
+    return Sender(caller.pod_uid, identity, Stage(stage), int(attempt))

@@ -1,0 +1,52 @@
+"""What the one module that talks to the API server makes of its answers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from finetune_operator.cluster import Cluster, ClusterUnreachable
+from finetune_operator.metrics import REQUESTS
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+
+@asynccontextmanager
+async def an_api_server(*answers: web.StreamResponse) -> AsyncIterator[Cluster]:
+    """One that gives these answers, one after the other."""
+    left = list(answers)
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return left.pop(0)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(application) as server:
+        cluster = Cluster(ApiClient(Configuration(host=str(server.make_url("")).rstrip("/"))))
+        yield cluster
+        await cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7), ("86400", 60), ("", 0), ("Wed, 25 Nov 2026 12:00:00 GMT", 0)]
+)
+async def test_an_api_server_that_asks_to_be_left_alone_is(header: str, seconds: float) -> None:
+    before = REQUESTS.labels("GET", 429)._value.get()
+    async with an_api_server(web.json_response({}, status=429, headers={"Retry-After": header})) as cluster:
+        with pytest.raises(ClusterUnreachable) as error:
+            await cluster.list_keys([])
+    assert error.value.retry_after_seconds == seconds
+    assert REQUESTS.labels("GET", 429)._value.get() == before + 1
+
+
+async def test_a_watch_tells_of_each_change_and_ends_when_the_api_server_ends_it() -> None:
+    events = web.Response(body=b'{"type":"ADDED"}\n{"type":"MODIFIED"}\n')
+    async with an_api_server(events) as cluster:
+        assert len([None async for _ in cluster.watch_lease("default", "the-one")]) == 2
+
+
+async def test_a_watch_that_is_refused_says_so() -> None:
+    async with an_api_server(web.json_response({"message": "too old"}, status=500)) as cluster:
+        with pytest.raises(ClusterUnreachable, match="too old"):
+            _ = [None async for _ in cluster.watch_lease("default", "the-one")]

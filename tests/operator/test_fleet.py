@@ -1,0 +1,132 @@
+"""What Prometheus is told of the runs there are, and of what they came to."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from finetune_api.names import FailureClass, Phase, Stage, StageState
+from finetune_api.placement import Trainer
+from finetune_api.status import FinetuneStatus, StageStatus
+from finetune_operator import tally
+from finetune_operator.attempts import a_failure
+from finetune_operator.fleet import Fleet
+from prometheus_client import CollectorRegistry, Metric
+
+from tests.builders import a_body
+
+VALIDATED = {"type": "DataValidated", "status": "True"}
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+
+
+def a_run(phase: str, *conditions: dict[str, str], gpus: int = 1, **status: Any) -> dict[str, Any]:
+    body = a_body(trainer={"nodes": 2, "gpusPerNode": gpus})
+    return body | {"status": {"phase": phase, "conditions": list(conditions), **status}}
+
+
+def told(fleet: Fleet) -> Callable[..., float | None]:
+    registry = CollectorRegistry()
+    registry.register(fleet)
+    return lambda name, **labels: registry.get_sample_value(name, labels)
+
+
+def test_runs_and_gpus_are_counted_by_phase_and_an_empty_phase_is_zero() -> None:
+    fleet = Fleet()
+    fleet.note(1, a_run("Training", VALIDATED, gpus=4))
+    fleet.note(2, a_run("Queued", VALIDATED, gpus=1))
+    fleet.note(3, a_run("Preparing", gpus=8))
+    fleet.note(4, a_run("Succeeded", VALIDATED, gpus=8))
+    fleet.note(5, a_body())
+    value = told(fleet)
+    assert {phase: value("finetune_runs", phase=phase) for phase in Phase} == dict.fromkeys(Phase, 0) | dict.fromkeys(
+        [Phase.TRAINING, Phase.QUEUED, Phase.PREPARING, Phase.SUCCEEDED, Phase.PENDING], 1
+    )
+    gpus = {phase: value("finetune_gpus", phase=phase) for phase in Phase}
+    assert gpus == dict.fromkeys(Phase, 0) | {Phase.TRAINING: 8, Phase.QUEUED: 2}
+
+
+def test_what_stalls_is_counted_by_class_and_a_cancelled_run_is_none_of_them() -> None:
+    fleet, stalled = Fleet(), {"type": "Stalled", "status": "True"}
+    fleet.note(1, a_run("Failed", stalled, failure={"class": "Diverged"}))
+    fleet.note(2, a_run("Suspended", stalled, failure={"class": "DeadlineExceeded"}))
+    fleet.note(3, a_run("Training", failure={"class": "Infrastructure"}))
+    fleet.note(4, a_run("Cancelled", stalled))
+    value = told(fleet)
+    found = {kind for kind in FailureClass if value("finetune_runs_stalled", **{"class": kind})}
+    assert found == {FailureClass.DIVERGED, FailureClass.DEADLINE_EXCEEDED}
+
+
+def test_the_longest_wait_and_the_oldest_progress_are_told() -> None:
+    fleet = Fleet()
+    fleet.note(1, a_run("Pending", stages=[{"name": "train", "state": "Pending", "waitingSince": ago(500)}]))
+    fleet.note(2, a_run("Pending", stages=[{"name": "prepare", "state": "Pending", "waitingSince": ago(20)}]))
+    fleet.note(3, a_run("Training", stages=[{"name": "train", "startedAt": ago(90)}]))
+    fleet.note(4, a_run("Training", progress={"updatedAt": ago(5)}))
+    fleet.note(5, a_run("Succeeded", progress={"updatedAt": ago(9000)}))
+    value = told(fleet)
+    assert value("finetune_longest_wait_seconds", phase="Pending") == pytest.approx(500, abs=5)
+    assert value("finetune_longest_wait_seconds", phase="Queued") == 0
+    assert value("finetune_oldest_progress_seconds") == pytest.approx(90, abs=5)
+
+
+def test_a_run_that_is_gone_is_counted_no_longer() -> None:
+    fleet = Fleet()
+    for key in (1, 2, 3):
+        fleet.note(key, a_run("Training", VALIDATED))
+    fleet.forget(1)
+    fleet.keep([2])
+    assert told(fleet)("finetune_runs", phase="Training") == 1
+
+
+def test_a_run_of_another_controller_is_not_counted() -> None:
+    fleet = Fleet()
+    fleet.note(1, a_run("Training", VALIDATED))
+    fleet.note(1, a_body(managedBy="example.com/another"))
+    assert told(fleet)("finetune_runs", phase="Training") == 0
+
+
+def trained(state: StageState, seconds: int, attempt: int = 1, **facts: Any) -> FinetuneStatus:
+    stage = StageStatus(name=Stage.TRAIN, state=state, attempt=attempt)
+    return FinetuneStatus(stages=[stage], active_seconds=seconds, **facts)
+
+
+ENDS = {
+    "succeeded": (trained(StageState.SUCCEEDED, 100), tally.AttemptEnd.SUCCEEDED),
+    "failed": (trained(StageState.FAILED, 100), tally.AttemptEnd.FAILED),
+    "failed, the next one asked for": (trained(StageState.PENDING, 100, 2), tally.AttemptEnd.FAILED),
+    "preempted": (trained(StageState.PENDING, 100, 2, restarts=1), tally.AttemptEnd.PREEMPTED),
+    "suspended": (trained(StageState.STOPPED, 100), tally.AttemptEnd.STOPPED),
+    "taken back by its queue": (trained(StageState.PENDING, 100), tally.AttemptEnd.STOPPED),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_gpu_time_is_counted_by_how_its_attempt_ended(case: str) -> None:
+    after, end = ENDS[case]
+    counted = tally.GPU_SECONDS.labels(end)._value
+    before = counted.get()
+    tally.count(trained(StageState.RUNNING, 40), after, Trainer(nodes=2, gpus_per_node=8))
+    assert counted.get() - before == 60 * 16
+
+
+def test_each_failed_attempt_is_counted_once() -> None:
+    lost = a_failure(FailureClass.INFRASTRUCTURE, "PeerLost", "gone")
+    first = FinetuneStatus(failure=lost, retries=1)
+    assert list(tally.failed_attempts(FinetuneStatus(), first)) == [FailureClass.INFRASTRUCTURE]
+    assert list(tally.failed_attempts(first, first)) == []
+    assert list(tally.failed_attempts(first, FinetuneStatus(failure=lost, retries=2))) == [FailureClass.INFRASTRUCTURE]
+    assert list(tally.failed_attempts(first, FinetuneStatus(failure=lost, retries=1, restarts=1))) == [
+        FailureClass.PREEMPTED
+    ]
+    assert list(tally.failed_attempts(first, FinetuneStatus())) == []
+
+
+def test_no_label_takes_more_than_a_handful_of_values() -> None:
+    fleet = Fleet()
+    for number in range(300):
+        fleet.note(number, a_run("Training", VALIDATED) | {"metadata": {"name": f"run-{number}"}})
+    families: list[Metric] = list(fleet.collect())
+    assert max(len(family.samples) for family in families) <= max(len(Phase), len(FailureClass))
