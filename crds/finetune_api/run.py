@@ -29,6 +29,7 @@ from finetune_api.status import (
     PlanStatus,
     Progress,
     Resolved,
+    TrainingEstimate,
 )
 
 
@@ -76,9 +77,9 @@ class GpuSize(StrictModel):
     """The kind of GPU that training will get, as far as it is known before."""
 
     name: str
-    """What to call it in a message."""
-    memory_bytes: int = Field(ge=1)
-    """Memory of one."""
+    """What to call it: an entry of the operator's table, a product, or the resource that is asked for."""
+    memory_bytes: int | None = Field(default=None, ge=1)
+    """Memory of one; None = nobody knows."""
 
 
 class RunRoot(Model):
@@ -117,7 +118,7 @@ class RunSpec(RunRoot, StrictModel):
     gpus: int = Field(default=0, ge=0)
     """GPUs of each pod; 0 = CPU."""
     gpu: GpuSize | None = None
-    """Which GPU training will get; None = a CPU, or nobody knows."""
+    """Which GPU training will get: `prepare` finds out whether the model fits. None = a CPU."""
     processes: int = Field(default=1, ge=1)
     """Training processes of each pod, one device each. `prepare` reckons with them, `train` starts them."""
     nodes: int = Field(default=1, ge=1)
@@ -162,6 +163,7 @@ class RunResult(Model):
     effective_hyperparameters: EffectiveHyperparameters | None = None
     resolved: Resolved | None = None
     plan: PlanStatus | None = None
+    estimate: TrainingEstimate | None = None
     progress: Progress | None = None
     metrics: Metrics | None = None
     best: BestStatus | None = None

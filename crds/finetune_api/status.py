@@ -260,6 +260,15 @@ class PlanStatus(Model):
     """Memory that training may take."""
 
 
+class TrainingEstimate(Model):
+    """How long training will take, as `prepare` reckons."""
+
+    gpu: Annotated[str, Field(max_length=253)]
+    """The GPU it is reckoned for."""
+    gpu_seconds: int = Field(ge=0)
+    """Seconds of one GPU; several share them."""
+
+
 class Resolved(Model):
     """What names in the spec turned out to mean; kept for every further attempt."""
 
@@ -370,7 +379,9 @@ class FinetuneStatus(Model):
     effective_hyperparameters: EffectiveHyperparameters | None = None
     """The values in force."""
     plan: PlanStatus | None = None
-    """How the train stage goes about its work."""
+    """How the train stage goes about its work; before it has begun, how it will, by what `prepare` knows of its GPU."""
+    estimate: TrainingEstimate | None = None
+    """How long training will take, where `prepare` knows the GPU by its name."""
     resolved: Resolved | None = None
     """What names in the spec turned out to mean."""
     checkpoint: CheckpointStatus | None = None

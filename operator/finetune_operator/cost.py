@@ -173,7 +173,9 @@ def _estimated(run: Run, kind: GpuKind, rate: Rate) -> Fraction | None:
     tokens, speed = trained_tokens(run.status), kind.tokens_per_second
     if kind.price_per_million_tokens is not None:
         return rate.of(Use(tokens=tokens))
-    return rate.of(Use(tokens / Fraction(speed))) if speed else None
+    if speed is not None:
+        return rate.of(Use(tokens / Fraction(speed)))
+    return rate.of(Use(Fraction(run.status.estimate.gpu_seconds))) if run.status.estimate else None
 
 
 def _is_old(status: FinetuneStatus, now: datetime) -> bool:
@@ -241,7 +243,7 @@ def _warnings(run: Run, kind: GpuKind | None, current: Bill | None) -> Iterator[
         if run.finetune.spec.budget:
             yield "spec.budget bounds nothing"
     elif current.estimated is None and kind:
-        yield f"there is no estimate: nobody has said how fast GPU {kind.name} trains (settings.gpus[].tokensPerSecond)"
+        yield f"there is no estimate: how fast {kind.name} trains is not known (settings.gpus[].tokensPerSecond)"
 
 
 def _why_no_price(run: Run, kind: GpuKind | None) -> str:

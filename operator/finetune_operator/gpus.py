@@ -35,25 +35,24 @@ def first_match(kinds: Iterable[GpuKind], labels: Labels) -> GpuKind | None:
 
 
 def size_of(finetune: Finetune, observed: Observed, settings: Settings) -> GpuSize | None:
-    """Name and memory of the GPU that training will get: of the largest, where its nodes have several kinds."""
+    """The GPU that training will get: the largest, where its nodes have several kinds; None for a run without."""
     if not finetune.spec.trainer.gpus_per_node:
         return None
     kind = kind_of(finetune, observed, settings)
-    if kind and kind.memory:
-        return GpuSize(name=kind.name, memory_bytes=bytes_of(kind.memory))
-    sizes = [(int(labels[GPU_MEMORY_LABEL]), _product(labels)) for labels in observed.nodes if _has_memory(labels)]
-    if not sizes:
-        return None
-    mebibytes, product = max(sizes)
-    return GpuSize(name=kind.name if kind else product, memory_bytes=mebibytes * 2**20)
+    sizes = [
+        (int(labels[GPU_MEMORY_LABEL]) * 2**20, _product(labels)) for labels in observed.nodes if _has_memory(labels)
+    ]
+    largest, product = max(sizes, default=(None, finetune.spec.trainer.gpu_resource))
+    memory = bytes_of(kind.memory) if kind and kind.memory else largest
+    return GpuSize(name=kind.name if kind else product, memory_bytes=memory)
 
 
 def _has_memory(labels: Labels) -> bool:
-    return labels.get(GPU_MEMORY_LABEL, "").isdecimal()
+    return labels.get(GPU_MEMORY_LABEL, "").isdecimal() and int(labels[GPU_MEMORY_LABEL]) > 0
 
 
 def _product(labels: Labels) -> str:
-    return labels.get(GPU_PRODUCT_LABEL, "of the nodes")
+    return labels.get(GPU_PRODUCT_LABEL, "GPU")
 
 
 def _agreed(kinds: Sequence[GpuKind], nodes: Sequence[Labels]) -> GpuKind | None:

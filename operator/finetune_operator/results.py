@@ -23,6 +23,8 @@ def prepared(run: Run, result: RunResult) -> Step:
         update={
             "data": result.data,
             "effective_hyperparameters": result.effective_hyperparameters,
+            "plan": result.plan,
+            "estimate": result.estimate,
             "resolved": resolved,
             "conditions": steps.conditions_with(run, ConditionType.DATA_VALIDATED, TRUE, "RowsReady", message),
         }

@@ -90,6 +90,21 @@ def test_the_estimate_is_that_of_the_price_table(
     assert (cost.warning is None) == (estimated is not None)
 
 
+def test_the_estimate_of_prepare_serves_where_the_table_has_no_speed() -> None:
+    result = a_result(
+        PREPARE,
+        data={"tokens": 3_000_000, "sequences": 240},
+        effectiveHyperparameters=EFFECTIVE,
+        plan={"precision": "bfloat16", "attention": "packed", "microBatchTokens": 9, "activationCheckpointing": False},
+        estimate={"gpu": "H100", "gpuSeconds": 1800},
+    )
+    job, table = replace(PREPARED, pods=(a_pod(message=result.to_message()),)), a_table(tokensPerSecond=None)
+    status = decided(decided(None).status, job, settings=table).status
+    assert status.cost is not None
+    assert (status.cost.estimated, status.cost.warning) == ("1.38", None)
+    assert (status.plan, status.estimate) == (result.plan, result.estimate)
+
+
 def test_steps_that_are_asked_for_in_place_of_epochs_are_reckoned_with() -> None:
     effective = EFFECTIVE | {"maxSteps": 15, "totalSteps": 15}  # Half an epoch of 30 steps.
     result = a_result(PREPARE, data={"tokens": 3_000_000, "sequences": 240}, effectiveHyperparameters=effective)

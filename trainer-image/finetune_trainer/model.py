@@ -18,7 +18,14 @@ from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError, not_finite
 from finetune_trainer.model_config import check_own_code, read_config
 from finetune_trainer.probe import UNPACKED, find_packing
-from finetune_trainer.quantization import check_device, check_dora, check_model, keep_as_stored, quantization_config
+from finetune_trainer.quantization import (
+    check_device,
+    check_dora,
+    check_model,
+    keep_as_stored,
+    quantised_away,
+    quantization_config,
+)
 from finetune_trainer.saved_modules import check_not_quantised
 from finetune_trainer.targets import resolve_targets
 
@@ -55,6 +62,24 @@ def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = N
     with torch.device("meta"):
         trainable = trained_count(_without_weights(model, method, adapter))
     return ModelCheck(parameters, trainable, packing, warnings)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A model as a GPU trains it, without its weights: on the meta device."""
+
+    model: Model
+    quantised_away: int
+    """Bytes that its weights are smaller by, since they are quantised."""
+
+
+def shapes_on_gpu(folder: Path, training: TrainingSpec, adapter: Path | None = None) -> Shapes:
+    """As `load_model` on a GPU that computes in bf16. Raises as `check_on_meta`."""
+    base, method = _on_meta(folder, training.model.trust_remote_code), training.method
+    base = base.to(torch.float32 if method.type is MethodType.FULL else torch.bfloat16)
+    smaller = quantised_away(base, method.quantization)
+    with torch.device("meta"):
+        return Shapes(_without_weights(base, method, adapter), smaller)
 
 
 def _on_meta(folder: Path, trusted: bool) -> PreTrainedModel:

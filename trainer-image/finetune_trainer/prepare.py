@@ -49,6 +49,8 @@ from finetune_trainer.tokens import RowTokenizer
 Say = Callable[[str], None]
 """Takes one line about what is going on."""
 
+UNCHECKED = "nobody has said how much memory {} has (settings.gpus[].memory), so whether the model fits is not checked"
+
 MOST_WARNINGS = 8
 """Warnings that the status takes; the report has all."""
 
@@ -73,8 +75,10 @@ def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
     index = make_index(spec, store, surveys, parts, corpus, replace(found, resolved=resolved), today)
     folder = prepared_folder(scratch)
     write_token_file(folder / TOKENS_FILE, {part.name.lower(): writer for part, writer in corpus.parts.items()})
-    check_evaluation(open_prepared(folder, index), spec.training, limit)
+    prepared = open_prepared(folder, index)
+    check_evaluation(prepared, spec.training, limit)
     write_report(store, whole_report(surveys, parts, corpus, index, found.warnings))
+    index = look_ahead(spec, model, prepared, say)
     write_prepared(store, folder, index)
     rows = index.data.rows
     say(f"prepared {rows.train} train, {rows.dev} dev and {rows.test} test rows, {index.data.tokens} tokens")
@@ -134,7 +138,23 @@ def check_model(spec: RunSpec, model: ModelFiles) -> ModelFindings:
         "trainable_parameters": check.trainable,
     }
     resolved = spec.resolved.model_copy(update=found)
-    return ModelFindings(resolved, position_limit(config), check.packing, check.warnings)
+    unsure = [UNCHECKED.format(spec.gpu.name)] if spec.gpu and spec.gpu.memory_bytes is None else []
+    return ModelFindings(resolved, position_limit(config), check.packing, [*check.warnings, *unsure])
+
+
+def look_ahead(spec: RunSpec, model: ModelFiles, prepared: Prepared, say: Say) -> PreparedIndex:
+    """The index with the plan and the time of training on the GPU that it will get, if any.
+
+    Raises RunError (InvalidConfig, NotEnoughMemory) where the model does not fit.
+    """
+    if spec.gpu is None:
+        return prepared.index
+    from finetune_trainer.foresight import foresee, training_estimate
+
+    plan, estimate = foresee(spec, spec.gpu, model, prepared), training_estimate(spec.gpu, prepared)
+    if plan.estimated_bytes:
+        say(f"training will take an estimated {plan.estimated_bytes / 2**30:.2f} GiB of GPU {spec.gpu.name}")
+    return prepared.index.model_copy(update={"plan": plan, "estimate": estimate})
 
 
 def tokenise(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from finetune_api.base import Model
 from finetune_api.names import PREPARED_FOLDER, FailureClass, Stage
 from finetune_api.run import RunResult
-from finetune_api.status import DataStatus, EffectiveHyperparameters, Resolved
+from finetune_api.status import DataStatus, EffectiveHyperparameters, PlanStatus, Resolved, TrainingEstimate
 from pydantic import Field, ValidationError
 
 from finetune_trainer.errors import RunError
@@ -168,6 +168,10 @@ class PreparedIndex(Model):
     """Ids that end an answer of a chat: generation stops there too."""
     template_date: date | None = None
     """The date that the chat template was told, in every attempt."""
+    plan: PlanStatus | None = None
+    """How training will go about its work on the GPU that it gets; None on a CPU."""
+    estimate: TrainingEstimate | None = None
+    """How long it will take."""
     files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each other file, by name."""
 
@@ -178,6 +182,8 @@ class PreparedIndex(Model):
             data=self.data,
             effective_hyperparameters=self.effective_hyperparameters,
             resolved=self.resolved,
+            plan=self.plan,
+            estimate=self.estimate,
         )
 
     @property

@@ -14,6 +14,10 @@ MOST_UNQUANTISED = 0.1
 """Largest share of a model's matrices that may stay as they are: above it, a user gets not what was asked for."""
 
 
+STORED_BYTES = {Quantization.INT8: 1.0, Quantization.NF4: 0.5 + 0.127 / 8}
+"""Of a quantised weight, its share of the scales included. Source: Dettmers et al. 2023, section 3."""
+
+
 def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """How bitsandbytes stores the frozen base. Source: Dettmers et al. 2023, arXiv 2305.14314."""
     if quantization is Quantization.INT8:
@@ -58,8 +62,7 @@ def check_model(model: PreTrainedModel, quantization: Quantization) -> None:
 
     Raises RunError (InvalidConfig, QuantizationUnsupported) with the share that would stay as it is.
     """
-    head = model.get_output_embeddings()
-    linear = {path: module for path, module in linear_modules(model).items() if module is not head}
+    linear = _linear_below_head(model)
     left = {path for path, module in linear.items() if not _is_replaced(module)} | expert_weights(model).keys()
     sizes = {path: parameter.numel() for path, parameter in model.named_parameters()}
     sizes |= {path: sizes[f"{path}.weight"] for path in linear}
@@ -74,12 +77,26 @@ def check_model(model: PreTrainedModel, quantization: Quantization) -> None:
         raise _unsupported(message, "Set method.quantization to none, or choose a dense model.")
 
 
+def quantised_away(model: PreTrainedModel, quantization: Quantization) -> int:
+    """Bytes by which the weights of this model, not quantised yet, become smaller."""
+    if quantization is Quantization.NONE:
+        return 0
+    linear = [module for module in _linear_below_head(model).values() if _is_replaced(module)]
+    weights = [module.get_parameter("weight") for module in linear]
+    return int(sum(weight.numel() * (weight.element_size() - STORED_BYTES[quantization]) for weight in weights))
+
+
 def keep_as_stored(model: PreTrainedModel) -> None:
     """On CPUs with AVX-512 bf16, bitsandbytes repacks a 4-bit layer the first time it is used without gradients, and
     rounds its scales. Off: the base that is measured, the one that is trained on and the one loaded again are one."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _linear_below_head(model: PreTrainedModel) -> dict[str, nn.Module]:
+    head = model.get_output_embeddings()
+    return {path: module for path, module in linear_modules(model).items() if module is not head}
 
 
 def _is_replaced(module: nn.Module) -> bool:

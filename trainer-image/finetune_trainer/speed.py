@@ -1,0 +1,32 @@
+"""How long a GPU trains, reckoned from its name: a first figure for the price, before anybody has measured. Pure."""
+
+import re
+
+PEAKS = {
+    "GB200": 2.5e15,
+    "B200": 2.25e15,
+    "H200": 0.989e15,
+    "H100": 0.989e15,
+    "H800": 0.989e15,
+    "A100": 0.312e15,
+    "A800": 0.312e15,
+    "L40S": 0.362e15,
+    "L40": 0.181e15,
+    "A40": 0.150e15,
+    "A10": 0.125e15,
+    "L4": 0.121e15,
+}
+"""Dense bf16 operations in a second, of the fastest form of each. Source: NVIDIA's data sheets."""
+
+SHARE = 0.35
+"""Of the peak that a training step comes to; good stacks reach 0.3 to 0.45 with models of some billions of weights."""
+
+
+def gpu_seconds(gpu: str, operations: float) -> int | None:
+    """Seconds that one GPU of this name takes for so many operations; None for a name that says nothing.
+
+    `gpu` is such as `NVIDIA-H100-80GB-HBM3` or `H100`.
+    """
+    words = re.split(r"[^A-Z0-9]+", gpu.upper())
+    peak = next((PEAKS[word] for word in words if word in PEAKS), None)
+    return None if peak is None else round(operations / (peak * SHARE))
