@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.cluster.fixtures"]
+pytest_plugins = ["tests.cluster.fixtures", "tests.judge"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -50,10 +50,10 @@ PROGRESS_SECONDS = 10.0
 """How often a line is printed where the output is not a terminal."""
 
 
-def input_hash() -> str:
+def input_hash(module: Path = MODULE) -> str:
     """16 hex digits over all that goes into the programs: the module's files, the flags, the machine's kind."""
     digest = sha256(repr((FLAGS, TARGETS, platform.machine())).encode())
-    for path in sorted(MODULE.iterdir()):
+    for path in sorted(module.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -78,7 +78,7 @@ def _build(folder: Path) -> None:
     go = go_program(cache_root())
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         for name, package in TARGETS.items():
-            _compile(go, package, Path(scratch) / name)
+            compile_program(go, MODULE, package, Path(scratch) / name)
         for name in NAMES:
             (Path(scratch) / name).symlink_to("kube")
         (Path(scratch) / "complete").touch()
@@ -89,7 +89,8 @@ def _build(folder: Path) -> None:
         Path(scratch).mkdir()  # The context manager wants something to remove.
 
 
-def _compile(go: Path, package: str, target: Path) -> None:
+def compile_program(go: Path, module: Path, package: str, target: Path) -> None:
+    """Builds a package of a Go module, with progress. Raises ClusterProblem with the last lines that Go wrote."""
     command = [str(go), "build", "-v", *FLAGS, "-o", str(target), package]
     # GOWORK and GOFLAGS of the user's own would change what is built.
     environment = {
@@ -102,14 +103,14 @@ def _compile(go: Path, package: str, target: Path) -> None:
     print(f"Building {target.name} from its Go modules; kept in {target.parent.parent}.", file=sys.stderr, flush=True)
     progress = Progress()
     with subprocess.Popen(
-        command, cwd=MODULE, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, cwd=module, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         reader = threading.Thread(target=progress.read, args=(process.stderr,))
         reader.start()
         _show(progress, reader, target.name)
     if process.returncode != 0:
-        raise ClusterProblem(f"`{' '.join(command)}` in {MODULE} failed:\n" + "\n".join(progress.said[-12:]))
+        raise ClusterProblem(f"`{' '.join(command)}` in {module} failed:\n" + "\n".join(progress.said[-12:]))
 
 
 @dataclass

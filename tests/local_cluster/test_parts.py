@@ -26,14 +26,13 @@ def test_present_programs_are_not_reported() -> None:
     assert packages.missing_packages({"sh": "dash", "/bin/sh": "dash"}) == []
 
 
-def test_the_hash_follows_every_input_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binaries, "MODULE", tmp_path)
+def test_the_hash_follows_every_input_file(tmp_path: Path) -> None:
     hashes = []
     for name, text in (("main.go", "package main"), ("go.mod", "module x"), ("go.mod", "module y")):
         (tmp_path / name).write_text(text)
-        hashes.append(binaries.input_hash())
+        hashes.append(binaries.input_hash(tmp_path))
     assert len(set(hashes)) == 3
-    assert hashes[-1] == binaries.input_hash()
+    assert hashes[-1] == binaries.input_hash(tmp_path)
 
 
 def test_the_progress_of_a_build_is_counted_and_errors_are_kept() -> None:
