@@ -28,11 +28,19 @@ LABEL_NAME = f"{GROUP}/name"
 LABEL_UID = f"{GROUP}/uid"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_CLEANUP_OF = f"{GROUP}/cleanup-of"
+"""On a cleanup Job and its pod: the uid of the Finetune, which owns neither, since they outlive it."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 """Labels by which Kueue finds the Jobs that it is to admit. Source: Kueue, "Run A Kubernetes Job"."""
+
+CLEANUP_FINALIZER = f"{GROUP}/cleanup"
+"""Keeps a Finetune with `output.deletionPolicy: Delete` in the API server until what it wrote is removed."""
+
+ORDER_ANNOTATION = f"{GROUP}/order"
+"""Annotation of an errand's pod with its order, which the pod sees as `RUN_FILE`: no ConfigMap outlives the errand."""
 
 CARD_ANNOTATION_PREFIX = f"card.{GROUP}/"
 """Annotations below this prefix are copied to model card and lock file; they never affect training."""

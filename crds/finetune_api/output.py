@@ -16,6 +16,13 @@ class ArtifactForm(StrEnum):
     BOTH = "both"
 
 
+class DeletionPolicy(StrEnum):
+    """What becomes of a run's files when its Finetune is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
 class Output(Model):
     """Where the artifact goes."""
 
@@ -27,6 +34,9 @@ class Output(Model):
     artifact: ArtifactForm | None = None
     """`adapter` (default for `lora`), `merged` into the unquantised base, or `both`: the adapter, and in its folder
     `merged` the whole model. `full` publishes the model, always."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    """What happens to what the run wrote when the Finetune is deleted: `Retain` leaves all of it, `Delete` removes
+    data, checkpoints and the artifact. What cannot be removed in time stays, and an Event says so."""
 
 
 class Sink(StrEnum):

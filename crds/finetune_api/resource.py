@@ -5,6 +5,7 @@ What pydantic checks is what the API server has admitted already. What a user mu
 a CEL rule (`rules(cel(...))`): a Python validator never reaches the server.
 """
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -157,7 +158,8 @@ class Metadata(Model):
     generation: int = 1
     resource_version: str = ""
     creation_timestamp: str | None = None
-    deletion_timestamp: str | None = None
+    deletion_timestamp: datetime | None = None
+    finalizers: list[str] = Field(default_factory=list)
     annotations: dict[str, str] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
 

@@ -49,6 +49,12 @@ def result_of(job: Job, report: Report | None) -> RunResult | None:
     return reported if reported and reported.failure is None else None
 
 
+def whole_result(job: Job, report: Report | None) -> RunResult | None:
+    """What a stage found, where it says everything that a success has to say: of training, what was published."""
+    result = result_of(job, report)
+    return None if result and job.stage is Stage.TRAIN and result.artifact is None else result
+
+
 def findings_of(job: Job, report: Report | None) -> RunResult | None:
     """What a failed attempt had measured before it failed, where it says so."""
     said = [parse_result(pod.message, job.stage) for pod in job.first_pods]
@@ -100,9 +106,11 @@ def last_words(job: Job, report: Report | None) -> RunResult | None:
     return next((result for result in said if result), _reported_result(job, report))
 
 
-def lost_result(job: Job) -> Failure:
-    """A Job that is complete although nobody can say what it found."""
-    message = f"Job {job.name} is complete, but its pod is gone and its result with it"
+def lost_result(job: Job, reading: Job | None) -> Failure:
+    """A Job that is complete although nobody can say what it found; `reading` has looked for it in S3."""
+    said = cause_of(reading) if reading else None
+    message = f"Job {job.name} is complete, but its result is lost"
+    message = f"{message}; reading it from S3: {said.message}" if said else message
     return a_failure(FailureClass.INFRASTRUCTURE, "ResultLost", message, job.stage)
 
 

@@ -24,7 +24,7 @@ from kubernetes.aio.config import ConfigException
 from finetune_operator import metrics
 from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
-from finetune_operator.observed import Job, JobState, Labels, Pod, observed_children
+from finetune_operator.observed import Cleanup, Job, JobState, Labels, Observed, observed_children, observed_cleanup
 from finetune_operator.remembered import Remembered
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ TROUBLED_PODS = 4
 """Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
 
 
+NAMESPACE_TERMINATING = "NamespaceTerminating"
+"""Cause of a refusal. Source: Kubernetes API, `NamespaceTerminatingCause` of core/v1."""
+
+
 class Key(NamedTuple):
     """Which Finetune."""
 
@@ -74,6 +78,10 @@ class Conflict(Exception):
 
 class Refused(Exception):
     """The API server will not do this now: forbidden, over quota, a name that is taken."""
+
+
+class NamespaceTerminating(Refused):
+    """The namespace is being deleted: nothing can be made in it any more."""
 
 
 class Invalid(Refused):
@@ -111,15 +119,23 @@ class Cluster:
         bodies = [await self._list(path) for path in paths]
         return [Key(item["metadata"]["namespace"], item["metadata"]["name"]) for body in bodies for item in body]
 
-    async def list_children(self, finetune: Finetune) -> tuple[tuple[Job, ...], tuple[Pod, ...]]:
+    async def list_children(self, finetune: Finetune) -> Observed:
         """The Jobs of a Finetune with their pods, and pods whose Job is gone; all read now."""
         meta = finetune.metadata
         selector = [("labelSelector", f"{names.LABEL_UID}={meta.uid}")]
         # One after the other: a Job that is complete must not meet its pod as it was before, without its result.
         jobs = await self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector)
         pods = await self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector)
-        found, orphans = observed_children(jobs, pods, meta.uid)
-        return tuple([await self._with_trouble(job, meta.namespace) for job in found]), orphans
+        found = observed_children(jobs, pods, meta.uid)
+        return replace(found, jobs=tuple([await self._with_trouble(job, meta.namespace) for job in found.jobs]))
+
+    async def get_cleanup(self, finetune: Finetune) -> Cleanup | None:
+        """The Job that removes what a Finetune wrote, where it was made."""
+        meta = finetune.metadata
+        selector = [("labelSelector", f"{names.LABEL_CLEANUP_OF}={meta.uid}")]
+        jobs = await self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector)
+        pods = await self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector) if jobs else []
+        return observed_cleanup(jobs, pods)
 
     async def _with_trouble(self, job: Job, namespace: str) -> Job:
         """The Job; where its pod has not started for a while, with the newest warning about either, or its queue's."""
@@ -160,7 +176,7 @@ class Cluster:
         return self._nodes.put(key, tuple(body["metadata"].get("labels", {}) for body in bodies))
 
     async def create(self, manifest: Manifest) -> None:
-        """Create the object; one that is there already is adopted if the same owner made it.
+        """Create the object; one that is there already is adopted if it was made for the same Finetune.
 
         Raises Refused when the name belongs to somebody else.
         """
@@ -171,7 +187,7 @@ class Cluster:
             existing = await self._get(f"{path}/{manifest['metadata']['name']}")
             if existing is None:
                 raise  # It has gone in between: the next pass creates it.
-            if _controller_uid(existing) != _controller_uid(manifest):
+            if _made_for(existing) != _made_for(manifest):
                 raise Refused(
                     f"{manifest['kind']} {manifest['metadata']['name']} exists and belongs to somebody else: delete it"
                 ) from None
@@ -202,6 +218,19 @@ class Cluster:
             await self._request("DELETE", path, body=options | {"preconditions": {"uid": uid}})
         except Conflict as conflict:
             log.info("nothing is deleted: %s", conflict)
+
+    async def set_finalizers(self, finetune: Finetune, finalizers: list[str]) -> Finetune:
+        """Replace the finalizers of the version that was read; returns the Finetune as it is then.
+
+        Raises Conflict when the object has changed or is gone.
+        """
+        meta = finetune.metadata
+        body = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}}
+        path = f"{_finetunes(meta.namespace)}/{meta.name}"
+        answer = await self._request("PATCH", path, body=body, content_type="application/merge-patch+json")
+        version = str(answer["metadata"]["resourceVersion"])
+        metadata = meta.model_copy(update={"resource_version": version, "finalizers": finalizers})
+        return finetune.model_copy(update={"metadata": metadata})
 
     async def write_status(self, finetune: Finetune, status: FinetuneStatus) -> str:
         """Server-side apply of the whole status, fenced by the resourceVersion that it was decided from.
@@ -374,6 +403,8 @@ def _checked(method: str, path: str, status: int, data: bytes, retry_after_secon
         raise Conflict(text)
     if status in (401, 408, 429) or status >= 500:
         raise ClusterUnreachable(text, retry_after_seconds)
+    if NAMESPACE_TERMINATING in (cause.get("reason") for cause in (answer.get("details") or {}).get("causes", [])):
+        raise NamespaceTerminating(text)
     raise (Invalid if status in (400, 422) else Refused)(text)
 
 
@@ -403,8 +434,10 @@ def _controller(body: Mapping[str, Any]) -> dict[str, Any] | None:
     return next((owner for owner in body["metadata"].get("ownerReferences", []) if owner.get("controller")), None)
 
 
-def _controller_uid(body: Mapping[str, Any]) -> str | None:
-    return (_controller(body) or {}).get("uid")
+def _made_for(body: Mapping[str, Any]) -> str | None:
+    """Uid of the Finetune that the object was made for: its owner, but of a cleanup Job."""
+    owner = _controller(body)
+    return owner.get("uid") if owner else body["metadata"].get("labels", {}).get(names.LABEL_CLEANUP_OF)
 
 
 def _is_first(pod: Mapping[str, Any]) -> bool:

@@ -14,7 +14,16 @@ from finetune_api.resource import Finetune
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
 from finetune_operator import base_model, cost, limits, results, stages, steps
-from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
+from finetune_operator.attempts import (
+    a_failure,
+    failure_of,
+    findings_of,
+    last_words,
+    lost_result,
+    result_of,
+    vanished,
+    whole_result,
+)
 from finetune_operator.conditions import (
     CANCELLED,
     PAUSED,
@@ -45,6 +54,8 @@ class Decision:
     status: FinetuneStatus
     start: Attempt | None = None
     """A Job to create once the status is written."""
+    read: Attempt | None = None
+    """An attempt whose own words are lost: another Job is to read what it came to."""
     stop: tuple[Job, ...] = ()
     """Jobs to delete once the status is written."""
     relabel: tuple[Job, ...] = ()
@@ -65,7 +76,7 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
     step = _story(run)
     status = cost.with_cost(run, concluded(step, finetune.metadata.generation, now))
     relabel = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
-    return Decision(status, step.start, step.stop, relabel, check_again=step.check_again)
+    return Decision(status, step.start, step.read, step.stop, relabel, check_again=step.check_again)
 
 
 def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: bool, now: datetime) -> FinetuneStatus:
@@ -128,13 +139,18 @@ def _story(run: Run) -> Step:
 
 def _with_last_words(run: Run) -> FinetuneStatus:
     """The status with what training had reached when its newest attempt ended, however it ended."""
-    entry = stages.find(run.status, Stage.TRAIN)
-    job = run.observed.job(Stage.TRAIN, entry.attempt) if entry else None
+    job = _newest_training(run)
     said = last_words(job, run.observed.report) if job else None
     if said is None:
         return run.status
     reached = {"checkpoint": said.checkpoint or run.status.checkpoint, "best": said.best or run.status.best}
     return run.status.model_copy(update=reached)
+
+
+def _newest_training(run: Run) -> Job | None:
+    """The Job of the newest train attempt, while there is one."""
+    entry = stages.find(run.status, Stage.TRAIN)
+    return run.observed.job(Stage.TRAIN, entry.attempt) if entry else None
 
 
 def _stage(run: Run, stage: Stage) -> Step:
@@ -213,8 +229,8 @@ def _active_pod(run: Run) -> str | None:
 def _stopped(run: Run, attempt: Attempt) -> Step:
     """A stopped attempt, until its Job and pods are gone; then the next one, unless a limit still holds the run."""
     job = run.observed.job(attempt.stage, attempt.number)
-    if job and job.state is JobState.COMPLETE and result_of(job, run.observed.report):
-        return _completed(run, job)  # It was quicker.
+    if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
+        return step  # It was quicker.
     leaving, held = _leaving(run, "Stopping", (job,) if job else ()), _still_held(run, attempt.stage)
     if held is not None:
         return replace(held, stop=leaving.stop, check_again=leaving.check_again) if leaving else held
@@ -232,8 +248,9 @@ def _leaving(run: Run, reason: str, jobs: tuple[Job, ...]) -> Step | None:
 
 def _suspended(run: Run) -> Step:
     """Its user wants it to pause: a running attempt is stopped, one that has ended is judged as ever."""
-    current = stages.find(run.status, Stage.TRAIN)
-    job = run.observed.job(Stage.TRAIN, current.attempt) if current else None
+    current, job = stages.find(run.status, Stage.TRAIN), _newest_training(run)
+    if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
+        return step
     if job and job.state is not JobState.RUNNING:
         step = _stage(run, Stage.TRAIN)
         if step.verdict is not Verdict.WORKING:
@@ -248,10 +265,9 @@ def _suspended(run: Run) -> Step:
 
 def _cancelled(run: Run) -> Step:
     """Its user wants it to end. An artifact that is published already stays what the run came to."""
-    for job in run.observed.jobs:
-        result = result_of(job, run.observed.report) if job.state is JobState.COMPLETE else None
-        if result and result.artifact:
-            return _completed(run, job)
+    job = _newest_training(run)
+    if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
+        return step
     for stage in Stage:
         if (entry := stages.find(run.status, stage)) and entry.state in (StageState.PENDING, StageState.RUNNING):
             run = replace(run, status=stages.stop(run.status, stage, "cancelled", run.now))
@@ -294,16 +310,38 @@ def _running(run: Run, job: Job) -> Step:
 
 
 def _completed(run: Run, job: Job) -> Step:
-    result = result_of(job, run.observed.report)
-    if result is None or (job.stage is Stage.TRAIN and result.artifact is None):
-        failure = lost_result(job)
-        finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
-        return _after_failure(replace(run, status=finished), Attempt(job.stage, job.attempt), failure)
+    """A complete Job whose result nobody can tell, not even S3, is as good as one that has failed."""
+    if (step := _ended_well(run, job)) is not None:
+        return step
+    known = run.status.failure if stages.has_failed(run.status, job) else None
+    failure = known or lost_result(job, run.observed.reading_of(job))
+    finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
+    return _after_failure(replace(run, status=finished), Attempt(job.stage, job.attempt), failure)
+
+
+def _ended_well(run: Run, job: Job) -> Step | None:
+    """What a complete Job, or one that had published, came to; where its words are lost, another Job reads it from S3.
+
+    None where that found nothing either.
+    """
+    reading = run.observed.reading_of(job)
+    result = whole_result(job, run.observed.report) or (whole_result(reading, None) if reading else None)
+    if result is None:
+        return _reading(run, job, reading)
     generation = run.finetune.metadata.generation
     merged, _ = merge_report(run.status, run.observed.report, job, interval=timedelta(0), generation=generation)
     status = stages.finish(merged, job, StageState.SUCCEEDED, None)
     run = replace(run, status=status.model_copy(update={"failure": None}))
     return results.prepared(run, result) if job.stage is Stage.PREPARE else results.trained(run, result)
+
+
+def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
+    """Waiting until another Job has read what this one came to; None once it has, in vain."""
+    if stages.has_failed(run.status, job) or (reading and reading.state is not JobState.RUNNING):
+        return None
+    message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
+    step = steps.waiting(run, "ReadingResult", message, START_CHECK)
+    return step if reading else replace(step, read=Attempt(job.stage, job.attempt))
 
 
 def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:

@@ -10,7 +10,7 @@ from finetune_api.fields import SecretRef
 from finetune_api.names import Stage
 from finetune_api.placement import Queue, Trainer
 from finetune_api.resource import Finetune, TrainingSpec
-from finetune_api.run import GpuSize, ReportTarget, RunIdentity, RunSpec, SecretFolder, StorageAccess
+from finetune_api.run import GpuSize, ReportTarget, RunIdentity, RunRoot, RunSpec, SecretFolder, StorageAccess
 from finetune_api.sources import Dataset
 from finetune_api.status import Resolved
 
@@ -43,6 +43,10 @@ class Mount:
     read_only: bool = True
 
 
+SCRATCH = Mount("scratch", names.SCRATCH_DIRECTORY, {"emptyDir": {}}, read_only=False)
+"""Room for everything that a pod writes: its root file system is read-only."""
+
+
 def child_name(finetune: Finetune, stage: Stage, attempt: int) -> str:
     """Name of an attempt's Job and ConfigMap: it follows from the Finetune, so a second create finds the first."""
     return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}-{stage}-{attempt}"
@@ -65,28 +69,35 @@ def gang_name(finetune: Finetune) -> str:
     return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}"
 
 
+def run_root(finetune: Finetune) -> RunRoot:
+    """Where the run keeps what it writes."""
+    meta, spec = finetune.metadata, finetune.spec
+    return RunRoot(
+        identity=RunIdentity(namespace=meta.namespace, name=meta.name, uid=meta.uid),
+        output_uri=f"{spec.output.uri.rstrip('/')}/{meta.namespace}/{meta.name}/{meta.uid}",
+        storage=StorageAccess(
+            endpoint=spec.storage.endpoint,
+            region=spec.storage.region,
+            credentials=_folder(finetune, "storage"),
+            checksums=spec.storage.checksums,
+        ),
+        result_file=names.TERMINATION_LOG,
+    )
+
+
 def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings, gpu: GpuSize | None = None) -> RunSpec:
     """The order to the trainer: URIs that it can open itself, no Kubernetes words, no secrets."""
     meta, spec = finetune.metadata, finetune.spec
-    access = StorageAccess(
-        endpoint=spec.storage.endpoint,
-        region=spec.storage.region,
-        credentials=_folder(finetune, "storage"),
-        checksums=spec.storage.checksums,
-    )
     return RunSpec(
-        identity=RunIdentity(namespace=meta.namespace, name=meta.name, uid=meta.uid),
+        **dict(run_root(finetune)),
         training=_training(finetune),
-        output_uri=f"{spec.output.uri.rstrip('/')}/{meta.namespace}/{meta.name}/{meta.uid}",
         attempt=attempt,
         resolved=finetune.status.resolved or Resolved(),
-        storage=access,
         model_credentials=_folder(finetune, "model"),
         tracking_credentials=_folder(finetune, "tracking"),
         card=_card(meta.annotations),
         report=ReportTarget(url=_report_url(settings, names.REPORT_PATH), token_file=names.TOKEN_FILE),
         scratch_directory=names.SCRATCH_DIRECTORY,
-        result_file=names.TERMINATION_LOG,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
         gpu=gpu,
         processes=max(1, spec.trainer.gpus_per_node),
@@ -184,7 +195,8 @@ def _threads(cpu: str) -> int:
     return max(1, ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)))
 
 
-def _owned(finetune: Finetune, name: str, labels: dict[str, str]) -> Manifest:
+def owned(finetune: Finetune, name: str, labels: dict[str, str]) -> Manifest:
+    """Metadata of a child: it goes with its Finetune."""
     owner = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -198,7 +210,7 @@ def _owned(finetune: Finetune, name: str, labels: dict[str, str]) -> Manifest:
 
 
 def _metadata(finetune: Finetune, stage: Stage, attempt: int) -> Manifest:
-    return _owned(finetune, child_name(finetune, stage, attempt), labels(finetune, stage, attempt))
+    return owned(finetune, child_name(finetune, stage, attempt), labels(finetune, stage, attempt))
 
 
 def _gang_service(finetune: Finetune) -> Manifest:
@@ -208,7 +220,7 @@ def _gang_service(finetune: Finetune) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _owned(finetune, gang_name(finetune), named | selected),
+        "metadata": owned(finetune, gang_name(finetune), named | selected),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
@@ -269,6 +281,15 @@ def queue_labels(queue: Queue) -> dict[str, str]:
 
 def _pod(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
     mounts = list(_mounts(finetune, child_name(finetune, stage, attempt)))
+    size = _train_size(finetune) if stage is Stage.TRAIN else _prepare_size(settings)
+    placement = _placement(finetune) if stage is Stage.TRAIN else {}
+    return trainer_pod(finetune, settings, [stage.value, "--run", names.RUN_FILE], size, mounts) | placement
+
+
+def trainer_pod(
+    finetune: Finetune, settings: Settings, arguments: list[str], size: dict[str, str], mounts: list[Mount]
+) -> Manifest:
+    """The spec of a pod that runs one command of the trainer, as a user without any privilege."""
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -282,19 +303,17 @@ def _pod(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> 
             "fsGroup": NON_ROOT_UID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(finetune, stage, settings, mounts)],
+        "containers": [_container(settings, arguments, size, mounts)],
         "volumes": [{"name": mount.name, **mount.source} for mount in mounts],
-        **(_placement(finetune) if stage is Stage.TRAIN else {}),
     }
 
 
-def _container(finetune: Finetune, stage: Stage, settings: Settings, mounts: list[Mount]) -> Manifest:
-    size = _train_size(finetune) if stage is Stage.TRAIN else _prepare_size(settings)
+def _container(settings: Settings, arguments: list[str], size: dict[str, str], mounts: list[Mount]) -> Manifest:
     return {
         "name": names.TRAINER_CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": [stage.value, "--run", names.RUN_FILE],
+        "args": arguments,
         "env": list(_environment(settings)),
         "resources": {"requests": size, "limits": size},
         "securityContext": {
@@ -354,14 +373,19 @@ def _mounts(finetune: Finetune, run_name: str) -> Iterator[Mount]:
     yield Mount("run", names.RUN_DIRECTORY, {"configMap": {"name": run_name}})
     token = {"audience": names.REPORT_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
     yield Mount("token", names.TOKEN_DIRECTORY, {"projected": {"sources": [{"serviceAccountToken": token}]}})
-    yield Mount("scratch", names.SCRATCH_DIRECTORY, {"emptyDir": {}}, read_only=False)
+    yield SCRATCH
     memory = {"medium": "Memory", "sizeLimit": spec.trainer.shared_memory}
     yield Mount("shared-memory", "/dev/shm", {"emptyDir": memory}, read_only=False)
-    for purpose, ref in _secrets(finetune).items():
+    yield from secret_mounts(_secrets(finetune))
+    yield from _data_mounts(finetune)
+
+
+def secret_mounts(secrets: dict[str, SecretRef | None]) -> Iterator[Mount]:
+    """The Secrets of each purpose, where the trainer looks for them."""
+    for purpose, ref in secrets.items():
         if ref:
             source = {"secret": {"secretName": ref.name, "optional": True}}
             yield Mount(f"secret-{purpose}", f"{names.SECRETS_DIRECTORY}/{purpose}", source)
-    yield from _data_mounts(finetune)
 
 
 def _data_mounts(finetune: Finetune) -> Iterator[Mount]:

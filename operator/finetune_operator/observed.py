@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from finetune_api import names
-from finetune_api.names import Stage
+from finetune_api.names import Errand, Stage
 from finetune_api.resource import Finetune
 from finetune_api.run import ProgressReport
 
@@ -17,6 +17,12 @@ Labels = Mapping[str, str]
 
 CHILD_NAME = re.compile(rf"-(?P<stage>{'|'.join(Stage)})-(?P<attempt>[1-9][0-9]*)$")
 """How the names of Jobs end: `manifests.child_name` makes them."""
+
+READING_LETTERS = {stage: stage.value[0] for stage in Stage}
+"""What stands for a stage in the name of the Job that reads its result."""
+
+READING_NAME = re.compile(rf"-{Errand.RESULT}-(?P<stage>{'|'.join(READING_LETTERS.values())})(?P<attempt>[1-9][0-9]*)$")
+"""How the names of these end: `errands.reading_name` makes them."""
 
 
 class JobState(StrEnum):
@@ -59,6 +65,11 @@ class Pod:
     def is_active(self) -> bool:
         """True while the pod holds, or may yet take, its resources."""
         return self.phase in ("Pending", "Running", "Unknown")
+
+
+def _age(pod: Pod) -> tuple[datetime, str]:
+    """What pods are sorted by, the newest last."""
+    return pod.created_at or datetime.min.replace(tzinfo=UTC), pod.name
 
 
 @dataclass(frozen=True)
@@ -108,16 +119,25 @@ class Job:
     def slowest_pod(self) -> Pod | None:
         """The pod that holds it up: one without a node, else one that has not started, else the newest."""
 
-        def readiness(pod: Pod) -> tuple[bool, bool, bool, datetime, str]:
-            age = pod.created_at or datetime.min.replace(tzinfo=UTC)
-            return pod.scheduled is False, not pod.started_at, pod.created_at is not None, age, pod.name
+        def readiness(pod: Pod) -> tuple[bool, bool, datetime, str]:
+            return pod.scheduled is False, not pod.started_at, *_age(pod)
 
         return max(self._newest_by_index(), key=readiness, default=None)
 
     def _newest_by_index(self) -> list[Pod]:
         """One pod of each index: after a queue has taken its pods back, a Job gets others."""
-        dated = [(pod.created_at or datetime.min.replace(tzinfo=UTC), pod.name, pod) for pod in self.pods]
-        return list({pod.index: pod for *_, pod in sorted(dated, key=lambda entry: entry[:2])}.values())
+        return list({pod.index: pod for pod in sorted(self.pods, key=_age)}.values())
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """The Job that removes what a run wrote."""
+
+    state: JobState
+    message: str | None
+    """Termination message of its newest pod that has one."""
+    waiting: str | None
+    """Why it has not come further, in the words of the Job controller, the scheduler or the kubelet."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +162,10 @@ class Observed:
     """Labels of the node that the newest train pod has; None while there is none, or nobody may read it."""
     nodes: tuple[Labels, ...] = ()
     """Labels of the nodes that `trainer.nodeSelector` allows, as long as no train pod has one."""
+    readings: tuple[Job, ...] = ()
+    """Jobs that read from S3 what an attempt came to whose own words were lost."""
+    cleanup: Cleanup | None = None
+    """The Job that removes what the run wrote; looked for only once the Finetune is being deleted."""
 
     def job(self, stage: Stage, attempt: int) -> Job | None:
         """That attempt's Job."""
@@ -153,42 +177,64 @@ class Observed:
         trains = sorted((job for job in self.jobs if job.stage is Stage.TRAIN), key=lambda job: -job.attempt)
         return next((pod.node for job in trains for pod in job.pods if pod.node), None)
 
+    def reading_of(self, job: Job) -> Job | None:
+        """The Job that reads what this one came to."""
+        wanted = (job.stage, job.attempt)
+        return next((found for found in self.readings if (found.stage, found.attempt) == wanted), None)
 
-def observed_children(
-    jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str
-) -> tuple[tuple[Job, ...], tuple[Pod, ...]]:
+
+def observed_children(jobs: Iterable[Body], pods: Iterable[Body], owner_uid: str) -> Observed:
     """The Jobs that the Finetune with this uid controls, each with its pods, and the pods whose Job is gone."""
     seen, own = list(pods), [body for body in jobs if _controller_uid(body) == owner_uid]
     uids = {body["metadata"]["uid"] for body in own}
+
+    def named(pattern: re.Pattern[str]) -> tuple[Job, ...]:
+        placed = [(body, place) for body in own if (place := _place(body, pattern))]
+        return tuple(_job(body, *place, [pod for pod in seen if _is_of(pod, body)]) for body, place in placed)
+
     orphans = tuple(_pod(pod) for pod in seen if _controller_uid(pod) not in uids)
-    placed = [(body, place) for body in own if (place := _place(body))]
-    return tuple(_job(body, *place, [pod for pod in seen if _is_of(pod, body)]) for body, place in placed), orphans
+    return Observed(jobs=named(CHILD_NAME), orphans=orphans, readings=named(READING_NAME))
 
 
-def _place(body: Body) -> tuple[Stage, int] | None:
-    """Which attempt a Job is, by its name, which nobody can edit; None for one that is none of ours."""
-    found = CHILD_NAME.search(body["metadata"]["name"])
-    return (Stage(found["stage"]), int(found["attempt"])) if found else None
+def observed_cleanup(jobs: Iterable[Body], pods: Iterable[Body]) -> Cleanup | None:
+    """The Job of a cleanup, of which there is one at most, with what is known of its pods."""
+    body = next(iter(jobs), None)
+    if body is None:
+        return None
+    conditions = _conditions(body.get("status", {}))
+    tries = sorted((_pod(pod) for pod in pods if _is_of(pod, body)), key=_age)
+    said = [pod.message for pod in tries if pod.message]
+    words = [*(pod.waiting for pod in tries if pod.waiting), conditions.get("Failed", {}).get("message")]
+    return Cleanup(_state(conditions), said[-1] if said else None, next((text for text in words if text), None))
+
+
+def _place(body: Body, pattern: re.Pattern[str]) -> tuple[Stage, int] | None:
+    """Which attempt a Job is about, by its name, which nobody can edit; None for one with another kind of name."""
+    found = pattern.search(body["metadata"]["name"])
+    if found is None:
+        return None
+    stages = {letter: stage for stage, letter in READING_LETTERS.items()} | {stage.value: stage for stage in Stage}
+    return stages[found["stage"]], int(found["attempt"])
 
 
 def _job(body: Body, stage: Stage, attempt: int, pods: list[Body]) -> Job:
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     conditions = _conditions(status)
-    failed, complete = conditions.get("Failed", {}), conditions.get("Complete", {})
-    is_failed, is_complete = failed.get("status") == "True", complete.get("status") == "True"
+    state = _state(conditions)
+    ended = conditions.get(state.value, {})
     is_failing = conditions.get("FailureTarget", {}).get("status") == "True"
     is_suspended, is_leaving = bool(spec.get("suspend")), "deletionTimestamp" in metadata
     # Until a pod has failed, nobody who acts for this run deletes one.
     is_whole = not any(pod.get("status", {}).get("phase") == "Failed" for pod in pods)
-    runs = is_whole and not (is_failed or is_complete or is_failing or is_suspended or is_leaving)
+    runs = is_whole and state is JobState.RUNNING and not (is_failing or is_suspended or is_leaving)
     return Job(
         name=metadata["name"],
         stage=stage,
         attempt=attempt,
-        state=JobState.FAILED if is_failed else JobState.COMPLETE if is_complete else JobState.RUNNING,
-        reason=failed.get("reason"),
+        state=state,
+        reason=ended.get("reason") if state is JobState.FAILED else None,
         created_at=parse_time(metadata.get("creationTimestamp")),
-        finished_at=parse_time((failed if is_failed else complete).get("lastTransitionTime")),
+        finished_at=parse_time(ended.get("lastTransitionTime")),
         pods=tuple(sorted((_pod(pod, belongs=runs) for pod in pods), key=lambda pod: pod.index)),
         uid=metadata["uid"],
         is_suspended=is_suspended,
@@ -197,6 +243,12 @@ def _job(body: Body, stage: Stage, attempt: int, pods: list[Body]) -> Job:
         size=spec.get("parallelism", 1),
         queue_priority=metadata.get("labels", {}).get(names.QUEUE_PRIORITY_LABEL, ""),
     )
+
+
+def _state(conditions: Mapping[str, Body]) -> JobState:
+    """Where a Job is, by its conditions, two of which have the names of states."""
+    ended = (JobState.FAILED, JobState.COMPLETE)
+    return next((state for state in ended if conditions.get(state.value, {}).get("status") == "True"), JobState.RUNNING)
 
 
 def _pod(body: Body, *, belongs: bool = False) -> Pod:

@@ -1,37 +1,30 @@
 """One pass over one Finetune: observe, decide, write the status once, act. The story of the operator."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_api.names import ConditionType, Stage
+from finetune_api.names import CLEANUP_FINALIZER, ConditionType, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
-from finetune_operator.cluster import Cluster, Invalid, Key, Refused
+from finetune_operator.cluster import Cluster, Invalid, Key, NamespaceTerminating, Refused
 from finetune_operator.conditions import PAUSED, condition_of
 from finetune_operator.decide import decide, is_ours, refused
+from finetune_operator.deletion import depart, kept, needs_finalizer
+from finetune_operator.errands import cleanup_job, reading_job
 from finetune_operator.manifests import attempt_manifests, queue_labels
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
-from finetune_operator.verdict import is_over
+from finetune_operator.verdict import Turn, is_over
 
 log = logging.getLogger(__name__)
 
 REFUSAL_WAIT = timedelta(seconds=15)
 """Wait before an object is created again that the API server has refused, say for a quota."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A turn of the story that is worth an Event."""
-
-    warning: bool
-    reason: str
-    message: str
 
 
 async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: Settings) -> timedelta | None:
@@ -44,6 +37,8 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
     finetune = await cluster.get_finetune(key)
     if finetune is None:
         return None  # Deleted. Owner references collect the children.
+    if finetune.metadata.deletion_timestamp:
+        return await take_leave(finetune, cluster, settings)
     observed = await observe(finetune, cluster, reports)
     now = datetime.now(UTC).replace(microsecond=0)
     decision = decide(finetune, observed, settings, now)
@@ -56,6 +51,9 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
         await cluster.delete_finetune(decided)
         return None
     if decision.start is not None:
+        if needs_finalizer(decided):
+            finalizers = [*decided.metadata.finalizers, CLEANUP_FINALIZER]
+            decided = await cluster.set_finalizers(decided, finalizers)
         try:
             gpu = gpus.size_of(decided, observed, settings) if decision.start.stage is Stage.PREPARE else None
             for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings, gpu):
@@ -65,7 +63,35 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
             told = refused(decided, decision.start, str(refusal), for_good=isinstance(refusal, Invalid), now=now)
             await write(decided, told, cluster, now)
             return REFUSAL_WAIT
+    if decision.read is not None:
+        await cluster.create(reading_job(decided, decision.read, settings))
     return decision.check_again
+
+
+async def take_leave(finetune: Finetune, cluster: Cluster, settings: Settings) -> timedelta | None:
+    """One step of going, for a Finetune whose files are to go with it; any other goes by itself."""
+    if not is_ours(finetune) or CLEANUP_FINALIZER not in finetune.metadata.finalizers:
+        return None
+    observed = replace(await cluster.list_children(finetune), cleanup=await cluster.get_cleanup(finetune))
+    now = datetime.now(UTC).replace(microsecond=0)
+    departure = depart(finetune, observed, settings, now)
+    for job in departure.stop:
+        await cluster.delete_job(finetune.metadata.namespace, job)
+    farewell = departure.farewell
+    if departure.cleanup_seconds is not None:
+        try:
+            await cluster.create(cleanup_job(finetune, settings, departure.cleanup_seconds))
+        except (NamespaceTerminating, Invalid) as never:
+            farewell = kept(finetune, str(never))
+    if farewell is None:
+        return departure.check_again
+    others = [name for name in finetune.metadata.finalizers if name != CLEANUP_FINALIZER]
+    await cluster.set_finalizers(finetune, others)
+    log.info(
+        "%s is gone: %s", finetune.metadata.name, farewell.message
+    )  # No Event fits into a namespace that goes too.
+    await tell(finetune, [farewell], cluster, now)
+    return None
 
 
 async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, now: datetime) -> Finetune:
@@ -75,10 +101,15 @@ async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, no
     version = await cluster.write_status(finetune, status)
     metrics.STATUS_WRITES.inc()
     tally.count(finetune.status, status, finetune.spec.trainer)
-    for turn in turns(finetune.status, status):
-        await cluster.record_event(finetune, turn.warning, turn.reason, turn.message, now)
+    await tell(finetune, turns(finetune.status, status), cluster, now)
     metadata = finetune.metadata.model_copy(update={"resource_version": version})
     return finetune.model_copy(update={"status": status, "metadata": metadata})
+
+
+async def tell(finetune: Finetune, turns: Iterable[Turn], cluster: Cluster, now: datetime) -> None:
+    """Record each turn as an Event."""
+    for turn in turns:
+        await cluster.record_event(finetune, turn.warning, turn.reason, turn.message, now)
 
 
 async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> Observed:
@@ -90,8 +121,7 @@ async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> 
     base = None
     if ref and not is_resolved:
         base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name))
-    jobs, orphans = await cluster.list_children(finetune)
-    seen = Observed(jobs=jobs, orphans=orphans, report=reports.newest(finetune.metadata.uid), base=base)
+    seen = replace(await cluster.list_children(finetune), report=reports.newest(finetune.metadata.uid), base=base)
     return await with_nodes(seen, finetune, cluster)
 
 

@@ -85,6 +85,12 @@ def noted_cause(status: FinetuneStatus, job: Job) -> Failure | None:
     return entry.cause if entry and entry.attempt == job.attempt else None
 
 
+def has_failed(status: FinetuneStatus, job: Job) -> bool:
+    """True where an earlier pass has found that this attempt failed."""
+    entry = find(status, job.stage)
+    return entry is not None and (entry.state, entry.attempt) == (StageState.FAILED, job.attempt)
+
+
 def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | None) -> FinetuneStatus:
     """The status with the attempt ended."""
     previous = find(status, job.stage)
@@ -222,4 +228,4 @@ def replace(status: FinetuneStatus, entry: StageStatus) -> FinetuneStatus:
 
 
 def _cut(message: str | None) -> str | None:
-    return shortened(one_line(message), STATUS_MESSAGE_LENGTH) if message else None
+    return shortened(one_line(message or ""), STATUS_MESSAGE_LENGTH) or None

@@ -28,8 +28,17 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A turn of the story that is worth an Event."""
+
+    warning: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """A Job to create."""
+    """One try at a stage: a Job."""
 
     stage: Stage
     number: int
@@ -44,6 +53,7 @@ class Step:
     reason: str
     message: str
     start: Attempt | None = None
+    read: Attempt | None = None
     stop: tuple[Job, ...] = ()
     check_again: timedelta | None = None
 

@@ -14,7 +14,10 @@ LONG = {"maxSteps": 3000, "learningRate": 0.001, "loggingSteps": 100, "saveSteps
 
 RUNS: dict[str, dict[str, Any]] = {
     "cancelled": {"hyperparameters": LONG | {"maxSteps": 1_000_000}},
-    "deleted": {"hyperparameters": {"maxSteps": 1_000_000, "loggingSteps": 1}},
+    "deleted": {
+        "hyperparameters": {"maxSteps": 1_000_000, "loggingSteps": 1},
+        "output": {"uri": f"s3://{BUCKET}/out", "deletionPolicy": "Delete"},
+    },
     "alone": {"hyperparameters": GANG_STEPS | {"trainBatchSize": 4}},
     "interrupted": {"hyperparameters": LONG, "suspend": True},
     "straight": {},

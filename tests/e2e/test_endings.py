@@ -18,16 +18,19 @@ def test_a_cancelled_run_keeps_its_checkpoints_and_publishes_nothing(runs: Produ
     assert runs.published_by(name) == []
 
 
-def test_deleting_a_run_in_the_middle_of_training_leaves_no_pod_and_no_artifact(runs: Product) -> None:
+def test_deleting_a_run_with_its_files_in_the_middle_of_training_leaves_neither_pod_nor_object(runs: Product) -> None:
     def trains() -> bool:
         return bool(runs.finetune("deleted")["status"].get("progress", {}).get("step", 0) > 0)
 
     runs.eventually(trains, 300, lambda: runs.story("deleted"))
-    runs.kubectl("delete", "finetune", "deleted", "-n", NAMESPACE, "--timeout=60s")
-    selector = "finetune-operator.io/name=deleted"
+    others = len(runs.keys_of("cancelled"))
+    assert runs.keys_of("deleted")
+    runs.kubectl("delete", "finetune", "deleted", "-n", NAMESPACE, "--timeout=180s")
+    assert runs.keys_of("deleted") == []
+    assert len(runs.keys_of("cancelled")) >= others > 0
+    selector = "finetune-operator.io/name=deleted,!finetune-operator.io/cleanup-of"
 
     def gone() -> bool:
         return not runs.kubectl.get("jobs,pods,configmaps", "-n", NAMESPACE, "-l", selector)["items"]
 
     runs.eventually(gone, 60)
-    assert runs.published_by("deleted") == []

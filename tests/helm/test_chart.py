@@ -54,7 +54,7 @@ def test_no_role_has_any_verb_on_secrets(chart: Chart, values: Values) -> None:
 def test_the_operator_may_write_the_status_of_a_finetune_and_remove_one_whose_time_is_up(chart: Chart) -> None:
     own = next(m for m in chart.render() if m["kind"] == "ClusterRole" and m["metadata"]["name"].endswith("operator"))
     verbs = {resource: set(rule["verbs"]) for rule in own["rules"] for resource in rule["resources"]}
-    assert verbs["finetunes"] == {"get", "list", "watch", "delete"}
+    assert verbs["finetunes"] == {"get", "list", "watch", "patch", "delete"}
     assert verbs["finetunes/status"] == {"get", "patch"}
     assert verbs["pods"] == {"get", "list", "watch"}
 

@@ -31,6 +31,7 @@ CHANGED: dict[str, Any] = {
     "statusIntervalSeconds": 0,
     "retryWaitSeconds": 1000000,
     "retryWaitLimitSeconds": 2000000,
+    "cleanupSeconds": 60,
     "logFormat": "text",
 }
 """Each setting at another value than its default."""

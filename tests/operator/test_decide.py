@@ -95,15 +95,6 @@ def test_a_published_artifact_is_what_makes_it_succeed() -> None:
     assert told(decision.status, ConditionType.EVALUATED) == ("False", "NoEvaluationRows")
 
 
-def test_a_train_job_that_is_complete_without_a_word_is_tried_again_and_never_called_a_success() -> None:
-    job = a_job(TRAIN, 1, COMPLETE, a_pod(phase="Succeeded", message="not JSON"))
-    decision = decided(after_prepare(), done(PREPARE), job)
-    assert decision.status.failure is not None
-    assert decision.status.failure.reason == "ResultLost"
-    assert decision.start is None
-    assert decision.status.retry_at == NOON + timedelta(seconds=10)
-
-
 def test_a_result_whose_pod_is_gone_is_taken_from_the_last_report() -> None:
     result = a_result(TRAIN).to_json()
     report = a_report(TRAIN, activity="publishing", result=result)

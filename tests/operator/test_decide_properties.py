@@ -63,7 +63,11 @@ reports = st.one_of(
     ),
 )
 worlds = st.builds(
-    Observed, jobs=st.lists(jobs, max_size=4).map(tuple), orphans=st.lists(pods, max_size=1).map(tuple), report=reports
+    Observed,
+    jobs=st.lists(jobs, max_size=4).map(tuple),
+    orphans=st.lists(pods, max_size=1).map(tuple),
+    report=reports,
+    readings=st.lists(jobs, max_size=1).map(tuple),
 )
 SPECS = st.sampled_from(
     [
@@ -109,6 +113,7 @@ def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observe
         status = decision.status
     everything = [*observed.orphans, *(pod for job in observed.jobs for pod in job.pods)]
     alive = any(job.state is JobState.RUNNING for job in observed.jobs) or any(pod.is_active for pod in everything)
+    alive = alive or any(reading.state is JobState.RUNNING for reading in observed.readings)
     ended = status.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.SUSPENDED, Phase.CANCELLED)
     assert ended or alive or decision.start or decision.check_again
 
@@ -124,6 +129,7 @@ def test_no_job_is_created_beside_another_or_for_a_run_that_is_to_rest(
         status = decision.status
         if decision.start is None:
             continue
+        assert decision.read is None, "it is not known yet whether anything is to be done again"
         everything = [*observed.orphans, *(pod for job in observed.jobs for pod in job.pods)]
         assert not any(pod.is_active for pod in everything), "two gangs would have run at once"
         assert not decision.stop

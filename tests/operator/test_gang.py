@@ -191,7 +191,7 @@ GOING = {"deletionTimestamp": "2026-01-01T12:00:00Z"}
 
 
 def test_a_job_knows_its_gang() -> None:
-    (job,), _ = observed_children([a_job_body()], [a_pod_body(1), a_pod_body(0)], UID)
+    (job,) = observed_children([a_job_body()], [a_pod_body(1), a_pod_body(0)], UID).jobs
     assert [pod.index for pod in job.pods] == [0, 1]
     assert (job.size, job.queue_priority, job.is_failing) == (2, "high", False)
 
@@ -209,5 +209,5 @@ def test_a_job_knows_its_gang() -> None:
 def test_a_pod_is_taken_away_if_nobody_who_acts_for_the_run_deletes_it(
     job: dict[str, Any], other: dict[str, Any], taken: bool
 ) -> None:
-    (found,), _ = observed_children([job], [other, a_pod_body(1, **GOING)], UID)
+    (found,) = observed_children([job], [other, a_pod_body(1, **GOING)], UID).jobs
     assert found.pods[1].disruption == ("PodDeleted" if taken else None)

@@ -12,18 +12,10 @@ import pytest
 
 from tests.builders import a_body
 from tests.cluster.light import LightCluster, free_port
-from tests.operator.operator_process import ROOT, Kubectl, eventually, running_operator
+from tests.operator.operator_process import Kubectl, eventually, running_operator
 
 pytestmark = pytest.mark.api_server
 LEASE = ("lease", "the-one", "-n", "default")
-
-
-@pytest.fixture(scope="module")
-def kubectl(light_cluster: LightCluster) -> Kubectl:
-    tool = Kubectl(light_cluster.binary("kubectl"), light_cluster.kubeconfig)
-    tool("apply", "-f", str(ROOT / "crds" / "finetunes.yaml"))
-    tool.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}})
-    return tool
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def a_job(name: str, **metadata: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_job_whose_labels_were_edited_is_still_the_attempt_that_it_was(stage: Stage) -> None:
     name = child_name(a_finetune(), stage, 12)
-    (job,), _ = observed_children([a_job(name, labels={names.LABEL_ATTEMPT: "?"})], [], UID)
+    (job,) = observed_children([a_job(name, labels={names.LABEL_ATTEMPT: "?"})], [], UID).jobs
     assert (job.stage, job.attempt) == (stage, 12)
 
 
@@ -27,10 +27,10 @@ def test_a_pod_whose_index_was_edited_stops_no_pass() -> None:
     job = a_job("story-9f3c2a10-train-1")
     pod = a_job("pod", annotations={names.NODE_RANK_ANNOTATION: "first"})
     pod["metadata"]["ownerReferences"] = [{"uid": job["metadata"]["uid"], "controller": True}]
-    (seen,), _ = observed_children([job], [pod], UID)
+    (seen,) = observed_children([job], [pod], UID).jobs
     assert [pod.index for pod in seen.pods] == [0]
 
 
 def test_somebody_elses_job_in_our_finetunes_name_is_no_attempt() -> None:
-    jobs, _ = observed_children([a_job("notebook"), a_job("story-train-0"), a_job("story-train-1-copy")], [], UID)
+    jobs = observed_children([a_job("notebook"), a_job("story-train-0"), a_job("story-train-1-copy")], [], UID).jobs
     assert jobs == ()

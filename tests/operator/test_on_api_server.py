@@ -6,10 +6,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from finetune_api import names
@@ -19,71 +18,21 @@ from finetune_operator.kueue import workload_names
 
 from tests.builders import a_body, a_failure_message, a_result
 from tests.cluster.light import LightCluster, free_port
-from tests.operator.operator_process import ROOT, Kubectl, eventually, running_operator
+from tests.operator.kubelet import (
+    NAMESPACE,
+    end_pod,
+    end_this_pod,
+    finetune,
+    job_of,
+    jobs_of,
+    patch,
+    phase,
+    pod_of,
+    start_pod,
+)
+from tests.operator.operator_process import Kubectl, eventually, running_operator
 
 pytestmark = pytest.mark.api_server
-NAMESPACE = "team-a"
-
-
-@pytest.fixture(scope="module")
-def kubectl(light_cluster: LightCluster) -> Kubectl:
-    tool = Kubectl(light_cluster.binary("kubectl"), light_cluster.kubeconfig)
-    tool("apply", "-f", str(ROOT / "crds" / "finetunes.yaml"))
-    tool("wait", "--for=condition=Established", "crd/finetunes.finetune-operator.io", "--timeout=30s")
-    tool.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-    return tool
-
-
-@pytest.fixture(scope="module")
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def operator(
-    light_cluster: LightCluster, kubectl: Kubectl, port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    directory = tmp_path_factory.mktemp("operator")
-    gpus = [{"name": "H100", "nodeLabels": {"pool": "h100"}, "pricePerHour": "2.50", "tokensPerSecond": 100}]
-    settings = {"retryWaitSeconds": 1, "resyncSeconds": 5, "gpus": gpus, "prices": {"currency": "EUR"}}
-    with running_operator(light_cluster.kubeconfig, directory, port, **settings):
-        yield directory / "operator.log"
-    assert "bug in the operator" not in (directory / "operator.log").read_text()
-
-
-def finetune(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    return kubectl.get("finetune", name, "-n", NAMESPACE)
-
-
-def job_of(kubectl: Kubectl, name: str, stage: Stage, attempt: int = 1) -> dict[str, Any]:
-    selector = f"{names.LABEL_NAME}={name},{names.LABEL_STAGE}={stage},{names.LABEL_ATTEMPT}={attempt}"
-    items = kubectl.get("jobs", "-n", NAMESPACE, "-l", selector)["items"]
-    assert len(items) == 1, f"{len(items)} Jobs of {stage} attempt {attempt}"
-    return dict(items[0])
-
-
-def pod_of(kubectl: Kubectl, job: dict[str, Any]) -> dict[str, Any]:
-    items = kubectl.get("pods", "-n", NAMESPACE, "-l", f"job-name={job['metadata']['name']}")["items"]
-    assert len(items) == 1
-    return dict(items[0])
-
-
-def end_pod(kubectl: Kubectl, name: str, stage: Stage, message: str, code: int = 0, attempt: int = 1) -> None:
-    """Let the attempt's pod end as a kubelet would write it; the Job controller does the rest."""
-    end_this_pod(kubectl, eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage, attempt))), message, code)
-
-
-def end_this_pod(kubectl: Kubectl, pod: dict[str, Any], message: str, code: int = 0) -> None:
-    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-    times = {"startedAt": now, "finishedAt": now}
-    state = {"terminated": {"exitCode": code, "message": message, "reason": "Completed", **times}}
-    container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": False, "restartCount": 0}
-    status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container | {"state": state}]}
-    kubectl.set_status("pod", NAMESPACE, pod["metadata"]["name"], status)
-
-
-def phase(kubectl: Kubectl, name: str) -> str | None:
-    return cast("str | None", finetune(kubectl, name)["status"].get("phase"))
 
 
 def test_a_finetune_goes_the_straight_way_to_a_published_artifact(kubectl: Kubectl, operator: Path) -> None:
@@ -227,17 +176,6 @@ def test_a_killed_operator_is_followed_by_one_that_goes_on(
         eventually(lambda: phase(kubectl, "handover") == "Succeeded")
 
 
-def patch(kubectl: Kubectl, name: str, **spec: Any) -> None:
-    kubectl("patch", "finetune", name, "-n", NAMESPACE, "--type=merge", "-p", json.dumps({"spec": spec}))
-
-
-def jobs_of(kubectl: Kubectl, name: str) -> list[str]:
-    """Stage and attempt of each Job of a Finetune."""
-    items = kubectl.get("jobs", "-n", NAMESPACE, "-l", f"{names.LABEL_NAME}={name}")["items"]
-    labels = [item["metadata"]["labels"] for item in items]
-    return sorted(f"{label[names.LABEL_STAGE]}-{label[names.LABEL_ATTEMPT]}" for label in labels)
-
-
 def test_a_run_is_suspended_resumed_and_cancelled(kubectl: Kubectl, operator: Path) -> None:
     kubectl.apply(a_body("paused", suspend=True))
     end_pod(kubectl, "paused", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
@@ -322,15 +260,6 @@ def suspend_job(kubectl: Kubectl, job: dict[str, Any], suspend: bool) -> None:
     """What a queue does with a Job."""
     body = json.dumps({"spec": {"suspend": suspend}})
     kubectl("patch", "job", job["metadata"]["name"], "-n", NAMESPACE, "--type=merge", "-p", body)
-
-
-def start_pod(kubectl: Kubectl, name: str, stage: Stage) -> None:
-    """Let the pod run as a kubelet would write it."""
-    pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, stage)))
-    container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": True, "restartCount": 0}
-    state = {"running": {"startedAt": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}}
-    status = {"phase": "Running", "containerStatuses": [container | {"state": state}]}
-    kubectl.set_status("pod", NAMESPACE, pod["metadata"]["name"], status)
 
 
 def priority_of(kubectl: Kubectl, name: str) -> str:

@@ -61,7 +61,8 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune-operator.io]
   resources: [finetunes]
-  verbs: [get, list, watch, delete] # Deleted only when ttlSecondsAfterFinished is up.
+  # Patched: the finalizer of one whose files go with it. Deleted only when ttlSecondsAfterFinished is up.
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [finetune-operator.io]
   resources: [finetunes/status]
   verbs: [get, patch]
