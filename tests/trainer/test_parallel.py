@@ -98,8 +98,8 @@ class Outcome:
 def trained(team: Team, folder: Path, family: str, method: str = "full", stops: str = "", **changes: Any) -> Outcome:
     """Train from the newest checkpoint of `folder`; `stops`: SIGTERM comes to the last rank at the second step."""
     model, stop = a_decoder(family), StopSignal()
-    if method == "lora":
-        attach_adapter(model, Lora(rank=4, alpha=8), seed=3)
+    if method in ("lora", DROPPING):
+        attach_adapter(model, Lora(rank=4, alpha=8, dropout=0.5 if method == DROPPING else 0.0), seed=3)
     loss = LossModel(model, True)
     if method == "sharded" and team.size > 1:
         shard(loss, compute_for(0, 1), team.size)
@@ -142,6 +142,7 @@ KINDS = {
     "shards and one tensor for embeddings and head": ("gpt2", "sharded"),
 }
 STOPPED, MEASURING, STARTED = "stopped by two", "stopped while they measure", "started by one"
+DROPPING = "lora with dropout"
 
 
 def memory_of_shards(team: Team) -> tuple[int, int]:
@@ -167,6 +168,9 @@ def several(team: Team, folder: Path) -> dict[str, Any]:
     for stops in (STOPPED, MEASURING):
         found[stops] = trained(team, folder / stops, "llama", "sharded", stops, **TWO_BY_TWO)
     found[STARTED] = trained(team, folder / STARTED, "llama", "sharded", **TWO_BY_TWO)
+    for again in ("first", "again"):
+        found[f"{DROPPING} {again}"] = trained(team, folder / f"dropping {again}", "llama", DROPPING, **TWO_BY_TWO)
+    found["mask"] = torch.nn.functional.dropout(torch.ones(64), 0.5)
     found["memory"] = memory_of_shards(team)
     found["words"] = (team.any(team.rank == 1), team.any(False), team.from_first(lambda: 7), team.from_all(team.rank))
     return found
@@ -240,6 +244,14 @@ def test_the_memory_of_a_step_in_shards_is_estimated(two: list[dict[str, Any]]) 
     """Which buffer goes before the next one comes is a matter of timing: the fuller process counts, with room above."""
     estimate, measured = (max(sizes) for sizes in zip(*(found["memory"] for found in two), strict=True))
     assert 0.95 < estimate / measured < 1.25
+
+
+def test_dropout_drops_other_things_in_each_process_and_the_same_when_run_again(two: list[dict[str, Any]]) -> None:
+    assert not torch.equal(two[0]["mask"], two[1]["mask"])
+    first, again = ([rank[f"{DROPPING} {time}"] for rank in two] for time in ("first", "again"))
+    for ours, same in zip(first, [*first[1:], again[0]], strict=True):
+        assert all(torch.equal(*pair) for pair in zip(ours.weights, same.weights, strict=True))
+    assert distance(first[0].weights, two[0]["adapters"].weights) > 1e-4
 
 
 def test_words_reach_every_process(two: list[dict[str, Any]]) -> None:

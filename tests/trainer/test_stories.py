@@ -9,9 +9,14 @@ import pytest
 import torch
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import LOCK_FILE, MANIFEST_FILE, FailureClass, Stage
+from finetune_api.run import StorageAccess
 from finetune_trainer import forms
+from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
+from finetune_trainer.log import Log
 from finetune_trainer.model import merged_model
+from finetune_trainer.restore import Reach
+from finetune_trainer.speaker import load_speaker
 from finetune_trainer.store import open_store
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -76,6 +81,19 @@ def test_the_artifact_loads_plainly_and_says_what_the_samples_say(story: Story) 
         ids = tokenizer(sample["prompt"], return_tensors="pt")["input_ids"]
         out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
         assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True) == sample["tuned"]
+
+
+def test_the_commands_load_it_and_it_answers_and_measures_the_same(story: Story, tmp_path: Path) -> None:
+    """`generate` and `evaluate` over each form and method, as on the command line."""
+    reach = Reach(StorageAccess(), None, tmp_path)
+    speaker = load_speaker(str(story.artifact), reach, Compute(torch.device("cpu"), torch.float32), Log())
+    samples, rows = samples_of(story), story.artifact.parents[2] / "test.jsonl"
+    assert speaker.answer([sample["prompt"] for sample in samples]) == [sample["tuned"] for sample in samples]
+    found = speaker.measure(str(rows), "test", story.run.training.evaluation).values
+    evaluation = story.result.evaluation
+    assert evaluation is not None
+    wanted = {metric: both.tuned for metric, both in evaluation.measured().items()}
+    assert found == pytest.approx(wanted, rel=1e-5)  # What is published has six digits.
 
 
 def test_the_tuned_model_is_better_than_the_base_on_the_same_rows(story: Story) -> None:

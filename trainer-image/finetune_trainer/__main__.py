@@ -20,9 +20,10 @@ from finetune_api.failures import POLICIES
 from finetune_api.names import ENV_LOG_FORMAT, ENV_NODE_RANK, ENV_WRITER_ID, Errand, Exit, FailureClass, Stage
 from finetune_api.run import CleanupResult, RunResult, RunRoot, RunSpec
 from finetune_api.status import Failure
+from finetune_api.training import Quantization
 from pydantic import ValidationError
 
-from finetune_trainer.ahead import leave_out_unused, model_ahead
+from finetune_trainer.ahead import leave_out_bitsandbytes, model_ahead, needs_bitsandbytes
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
 from finetune_trainer.errands import cleanup, lost_result
 from finetune_trainer.errors import RunError, Termination, told
@@ -30,6 +31,7 @@ from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.library_errors import is_lost_peer, unexpected_failure
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
+from finetune_trainer.reload_check import ReloadCheck
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import open_store
 from finetune_trainer.termination import StopSignal
@@ -152,8 +154,8 @@ def _work(stage: Stage, spec: RunSpec, report: Reporter) -> RunResult:
 
 
 def _leave_out_unused(spec: RunSpec) -> None:
-    if _is_own_process():
-        leave_out_unused(spec.training)
+    if _is_own_process() and not needs_bitsandbytes(spec.training):
+        leave_out_bitsandbytes()
 
 
 def _node() -> int:
@@ -219,9 +221,12 @@ def _failed(stage: Stage, failure: Failure) -> RunResult:
 
 
 def _reload(path: Path) -> int:
-    from finetune_trainer.reload import ReloadCheck, run_check
+    check = ReloadCheck.model_validate_json(path.read_bytes())
+    if _is_own_process() and check.quantization is Quantization.NONE:
+        leave_out_bitsandbytes()
+    from finetune_trainer.reload import run_check
 
-    print(run_check(ReloadCheck.model_validate_json(path.read_bytes())))
+    print(run_check(check))
     return Exit.OK
 
 

@@ -50,16 +50,16 @@ def model_ahead(spec: RunSpec, store: Store) -> Ahead[ModelFiles | None]:
     return Ahead(fetch)
 
 
-def leave_out_unused(training: TrainingSpec) -> None:
-    """Let nobody import bitsandbytes where the run has no use for it: PEFT does so wherever it is installed.
+def leave_out_bitsandbytes() -> None:
+    """Let nobody import it: PEFT does so wherever it is installed, which takes 2 s and 200 MiB.
 
-    It takes 2 s and 200 MiB. None in `sys.modules` is how Python marks a module as not to be found.
+    None in `sys.modules` is how Python marks a module as not to be found.
     """
-    if not needs_bitsandbytes(training) and BITSANDBYTES not in sys.modules:
+    if BITSANDBYTES not in sys.modules:
         sys.modules[BITSANDBYTES] = None  # type: ignore[assignment]
 
 
 def needs_bitsandbytes(training: TrainingSpec) -> bool:
-    """Whether weights or the optimizer's state are stored in fewer bits."""
+    """Whether the run stores weights or the optimizer's state in fewer bits."""
     in_8_bits = training.hyperparameters.optimizer in (Optimizer.ADAMW8BIT, Optimizer.PAGED_ADAMW8BIT)
     return in_8_bits or training.method.quantization is not Quantization.NONE

@@ -26,11 +26,11 @@ from finetune_trainer.publish import artifact_folder
 from finetune_trainer.reload import (
     MERGE_TOLERANCES,
     PROBE_ROWS,
-    ReloadCheck,
     check_in_fresh_process,
     check_probe,
     write_probe,
 )
+from finetune_trainer.reload_check import ReloadCheck
 from finetune_trainer.report import Reporter
 from finetune_trainer.run_setup import MODEL_FORM, Setup
 from finetune_trainer.store import uri_of

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from finetune_api.base import StrictModel
 from finetune_api.names import FailureClass
-from finetune_api.training import Quantization
 from finetune_api.words import shortened
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -22,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from finetune_trainer.compute import Compute, compute_for
 from finetune_trainer.errors import RunError, not_finite
 from finetune_trainer.model import load_base
+from finetune_trainer.reload_check import ReloadCheck
 
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 """Largest difference of logits, relative to the largest logit, by compute precision: kernels may sum differently."""
@@ -31,25 +30,6 @@ MERGE_TOLERANCES = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e
 
 PROBE_TOKENS = 64
 PROBE_ROWS = 4
-
-
-class ReloadCheck(StrictModel):
-    """What the fresh process has to load and to find."""
-
-    artifact: str
-    """The artifact's folder."""
-    base: str | None
-    """For an adapter: the folder of the base."""
-    quantization: Quantization
-    """How the base was stored while the adapter was trained."""
-    weights: str
-    """Precision that the weights are loaded in, as torch calls it, such as `float32`."""
-    trusted: bool = False
-    """Whether the model's own code may run."""
-    gpus: int
-    threads: int | None
-    probe: str
-    """safetensors file with `ids.<n>` (1, tokens) and `logits.<n>` (tokens, vocabulary)."""
 
 
 @torch.no_grad()
