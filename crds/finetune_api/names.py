@@ -188,6 +188,7 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     DATA_VALIDATED = "DataValidated"
     SCHEDULED = "Scheduled"
+    PROGRESSING = "Progressing"
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
     ARTIFACT_PUBLISHED = "ArtifactPublished"

@@ -115,3 +115,22 @@ class Queue(Model):
     """LocalQueue of the namespace: the Jobs carry its name and are created suspended. Empty = no queue."""
     priority_class_name: str = Field(default="", max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})
     """WorkloadPriorityClass of the Jobs. One that replaces another reaches Jobs that are still in the queue."""
+
+
+class OnStall(StrEnum):
+    """What follows when nothing is heard of a trainer."""
+
+    REPORT = "Report"
+    """Condition `Progressing` and an Event say so; the run goes on."""
+    RESTART = "Restart"
+    """The attempt is stopped, and the next one goes on from the checkpoint: an infrastructure failure."""
+
+
+class Guards(Model):
+    """What is watched while the run trains. Training whose loss is no number always ends it."""
+
+    stall_seconds: int = Field(default=1800, ge=0, le=31_536_000)
+    """How long nothing may be heard of the trainer: no step, and nothing new that it does. Longer than loading the
+    weights, or one evaluation, takes. 0 = for ever."""
+    on_stall: OnStall = OnStall.REPORT
+    """`Report` tells it, `Restart` also stops the attempt, which then counts against `retryLimit`."""

@@ -15,7 +15,7 @@ from finetune_api.evaluation import Evaluation, Generation
 from finetune_api.fields import Template
 from finetune_api.money import Budget
 from finetune_api.output import Output, Storage, Tracking
-from finetune_api.placement import Queue, Trainer
+from finetune_api.placement import Guards, Queue, Trainer
 from finetune_api.sources import BaseModelSource, Dataset, Split
 from finetune_api.status import FinetuneStatus
 from finetune_api.training import Hyperparameters, Method
@@ -70,6 +70,7 @@ MUTABLE_FIELDS = frozenset(
         "activeDeadlineSeconds",
         "budget",
         "cancel",
+        "guards",
         "pendingDeadlineSeconds",
         "queue.priorityClassName",
         "retryLimit",
@@ -143,6 +144,8 @@ class FinetuneSpec(TrainingSpec):
     """How long an attempt may wait for its pod to start (no node, image, volume or quota) before the run is held."""
     active_deadline_seconds: int = Field(default=86400, ge=1, le=315_360_000)
     """How long train pods may run, all attempts together, before the run is held. Waiting does not count."""
+    guards: Guards = Guards()
+    """What is watched while the run trains."""
     budget: Budget | None = None
     """What training may cost before the run is held. Without a price for its GPU nothing is bounded, with a warning."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=315_360_000)

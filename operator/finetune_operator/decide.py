@@ -13,7 +13,7 @@ from finetune_api.placement import Queue
 from finetune_api.resource import Finetune
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
-from finetune_operator import base_model, cost, limits, results, stages, steps
+from finetune_operator import base_model, cost, guards, limits, results, stages, steps
 from finetune_operator.attempts import (
     a_failure,
     failure_of,
@@ -74,7 +74,8 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
         return _after_the_end(finetune, now)
     run = Run(finetune, observed, settings, now, finetune.status)
     step = _story(run)
-    status = cost.with_cost(run, concluded(step, finetune.metadata.generation, now))
+    told = replace(step, status=guards.settled(step.status))
+    status = cost.with_cost(run, concluded(told, finetune.metadata.generation, now))
     relabel = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
     return Decision(status, step.start, step.read, step.stop, relabel, check_again=step.check_again)
 
@@ -234,6 +235,8 @@ def _stopped(run: Run, attempt: Attempt) -> Step:
     leaving, held = _leaving(run, "Stopping", (job,) if job else ()), _still_held(run, attempt.stage)
     if held is not None:
         return replace(held, stop=leaving.stop, check_again=leaving.check_again) if leaving else held
+    if leaving is None and (cause := guards.cause_of_stop(run.status, attempt.stage)):
+        return _after_failure(run, attempt, cause)
     return leaving or _start(run, Attempt(attempt.stage, attempt.number + 1))
 
 
@@ -283,7 +286,8 @@ def _exceeded(run: Run, stage: Stage) -> Step | None:
     if breach is None:
         return None
     entry = stages.find(run.status, stage)
-    status = stages.stop(run.status, stage, breach.failure.message, run.now, breach.waited_seconds)
+    cause = breach.failure if breach.counts else None
+    status = stages.stop(run.status, stage, breach.failure.message, run.now, breach.waited_seconds, cause=cause)
     run = replace(run, status=status.model_copy(update={"failure": breach.failure}))
     return _stopped(run, Attempt(stage, entry.attempt)) if entry else steps.held(run, breach.failure)
 
@@ -302,6 +306,7 @@ def _running(run: Run, job: Job) -> Step:
     if not job.has_started:
         check_again = START_CHECK  # Events that say why come to the Job and the pod, and are not watched.
     elif job.stage is Stage.TRAIN:
+        status = guards.watched(replace(run, status=status))
         left = limits.time_left(replace(run, status=status))
         check_again = min(check_again or left, left)
     is_queued = job.is_suspended and not any(pod.is_active for pod in job.pods)

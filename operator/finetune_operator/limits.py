@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from finetune_api.names import FailureClass, Stage, StageState
 from finetune_api.status import Failure, FinetuneStatus
 
-from finetune_operator import budget, stages
+from finetune_operator import budget, guards, stages
 from finetune_operator.attempts import a_failure
 from finetune_operator.steps import Run
 
@@ -21,6 +21,8 @@ class Breach:
     failure: Failure
     waited_seconds: int | None = None
     """How long the attempt had waited to start, where that is the limit."""
+    counts: bool = False
+    """Whether it is a failure of the attempt: after it comes the next try, if `spec.retryLimit` allows one."""
 
 
 def breach(run: Run, stage: Stage) -> Breach | None:
@@ -32,6 +34,8 @@ def breach(run: Run, stage: Stage) -> Breach | None:
         return Breach(a_failure(FailureClass.DEADLINE_EXCEEDED, "DeadlineExceeded", message))
     if stage is Stage.TRAIN and (failure := budget.exceeded(run)) is not None:
         return Breach(failure)
+    if stage is Stage.TRAIN and (failure := guards.given_up(run)) is not None:
+        return Breach(failure, counts=True)
     waited = waited_seconds(status, stage, now)
     if waited < spec.pending_deadline_seconds:
         return None
@@ -54,10 +58,12 @@ def still_holding(run: Run, stage: Stage) -> Failure | None:
 
 
 def time_left(run: Run) -> timedelta:
-    """How long train pods may still run; at least a second."""
+    """How long train pods may still run, or be silent; at least a second."""
     active = stages.active_seconds(run.status, run.now)
     left = timedelta(seconds=max(1, run.finetune.spec.active_deadline_seconds - active))
-    return min(left, budget.time_left(run) or left)
+    heard = guards.silence(run)
+    until_stalled = heard.left if heard and not heard.is_too_long else left
+    return min(left, budget.time_left(run) or left, max(until_stalled, timedelta(seconds=1)))
 
 
 def waited_seconds(status: FinetuneStatus, stage: Stage, now: datetime) -> int:

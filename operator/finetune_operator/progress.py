@@ -62,8 +62,7 @@ def _with_activity(status: FinetuneStatus, report: Report, generation: int) -> F
         status.conditions,
         ConditionType.TRAINED,
         TRUE,
-        "StepsDone",
-        "every optimizer step is done",
+        *stages.how_trained(report.body.progress or status.progress),
         generation=generation,
         now=report.received_at,
     )

@@ -137,6 +137,7 @@ async def with_nodes(seen: Observed, finetune: Finetune, cluster: Cluster) -> Ob
 TOLD = (
     ConditionType.DATA_VALIDATED,
     ConditionType.SCHEDULED,
+    ConditionType.PROGRESSING,
     ConditionType.TRAINED,
     ConditionType.EVALUATED,
     ConditionType.ARTIFACT_PUBLISHED,

@@ -118,18 +118,24 @@ def stop(
     now: datetime,
     waited_seconds: int | None = None,
     state: StageState = StageState.STOPPED,
+    cause: Failure | None = None,
 ) -> FinetuneStatus:
-    """The status with the newest attempt of the stage ended now: its Job goes, or is gone; the next attempt goes on."""
+    """The status with the newest attempt of the stage ended now: its Job goes, or is gone; the next attempt goes on.
+
+    `cause`: why it is given up, where that is a failure of its own.
+    """
     entry = find(status, stage)
     if entry is None or entry.state is state:
         return status
+    has_ended = _has_ended(entry, entry.attempt)
     changes = {
         "state": state,
-        "finished_at": now,
+        "finished_at": entry.finished_at if has_ended else now,
         "message": _cut(message),
         "waited_seconds": waited_seconds,
+        "cause": cause or entry.cause,
     }
-    if not _has_ended(entry, entry.attempt):
+    if not has_ended:
         status = _with_active(status, stage, entry.started_at, now)
     return replace(status, entry.model_copy(update=changes))
 
@@ -169,8 +175,7 @@ def sentence(status: FinetuneStatus, job: Job) -> str:
 
 def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, ConditionStatus, str, str]]:
     """Condition, status, reason and message of each thing that a train stage brings about."""
-    steps = result.progress.step if result.progress else 0
-    yield ConditionType.TRAINED, TRUE, "StepsDone", f"{steps} optimizer steps are done"
+    yield ConditionType.TRAINED, TRUE, *how_trained(result.progress)
     if is_measured(result):
         yield ConditionType.EVALUATED, TRUE, "Compared", "base and tuned model were measured on the same rows"
     else:
@@ -186,6 +191,15 @@ def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, ConditionStatus
     elif result.failure:
         message = _cut(result.failure.message) or ""
         yield ConditionType.ARTIFACT_PUBLISHED, FALSE, result.failure.reason, message
+
+
+def how_trained(progress: Progress | None) -> tuple[str, str]:
+    """Reason and message of a training that is over: early stopping ends one before its last step."""
+    steps, wanted = (progress.step, progress.total_steps) if progress else (0, 0)
+    if steps < wanted:
+        words = "the dev loss has stopped falling (hyperparameters.earlyStopping)"
+        return "StoppedEarly", f"{steps} of {wanted} optimizer steps are done: {words}"
+    return "StepsDone", f"{steps} optimizer steps are done"
 
 
 def is_measured(result: RunResult) -> bool:

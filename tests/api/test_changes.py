@@ -48,6 +48,7 @@ STEERING: dict[str, Any] = {
     "activeDeadlineSeconds": 60,
     "budget": {"limit": "10.00"},
     "ttlSecondsAfterFinished": 60,
+    "guards": {"stallSeconds": 60, "onStall": "Restart"},
     "queue.priorityClassName": "urgent",
 }
 

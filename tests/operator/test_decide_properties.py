@@ -80,6 +80,8 @@ SPECS = st.sampled_from(
         {"pendingDeadlineSeconds": 20},
         {"trainer": {"nodes": 2}, "queue": {"name": "gpus", "priorityClassName": "low"}},
         {"budget": {"limit": "0.05"}},
+        {"guards": {"stallSeconds": 20}},
+        {"guards": {"stallSeconds": 20, "onStall": "Restart"}, "retryLimit": 1},
     ]
 )
 SETTINGS = some_settings(gpus=[{"name": "any", "pricePerHour": "9.00"}], prices={"currency": "EUR"})
