@@ -39,6 +39,7 @@ quickstart: $(READY) ## from a fresh machine to a Succeeded Finetune (CLUSTER=lo
 test: check ## all tests, on the local cluster too (root; installs missing Debian packages)
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.cluster up --install; \
 	else echo 'Not root: the tests that need the local cluster are skipped.'; $(BIN)/python -m tests.cluster build; fi
+	@$(BIN)/python -m tests.judge
 	@$(BIN)/pytest -q -n 3 --dist loadfile -m 'not cluster'
 	@$(BIN)/pytest -q -m cluster
 

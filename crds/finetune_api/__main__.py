@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from finetune_api.crd import custom_resource_definition
-from finetune_api.reference import failure_table, field_reference
+from finetune_api.reference import field_reference
+from finetune_api.states_page import states_page
 
 ROOT = Path(__file__).parents[2]
 HEADER = "# Generated from crds/finetune_api by `make generate`. Do not edit.\n"
@@ -45,7 +46,7 @@ def generated_files() -> dict[Path, str]:
         ROOT / "crds" / "finetunes.yaml": HEADER + as_yaml(custom_resource_definition()),
         ROOT / "helm" / "finetune-operator" / "templates" / "crd.yaml": chart_crd(),
         ROOT / "docs" / "reference.md": field_reference(),
-        ROOT / "docs" / "failures.md": failure_table(),
+        ROOT / "docs" / "states.md": states_page(sorted((ROOT / "trainer-image" / "finetune_trainer").glob("*.py"))),
     }
 
 

@@ -1,20 +1,11 @@
-"""Documentation pages made from the types: every field with type, default, bounds and meaning; every failure class."""
+"""The documentation page made from the types: every field with type, default, bounds and meaning."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from finetune_api.crd import Schema, object_schema
-from finetune_api.failures import POLICIES, FailurePolicy, Next
 
 NOTICE = "<!-- Generated from crds/finetune_api by `make generate`. Do not edit. -->\n"
-
-WHAT_FOLLOWS = {
-    Next.FAIL: "Failed, for good",
-    Next.RETRY: "tried again after a growing wait, up to `spec.retryLimit`",
-    Next.RESTART: "started again at once, not counted",
-    Next.SMALLER: "training again at once with less memory, not counted, up to `status.memoryRung` {}",
-    Next.HOLD: "Suspended and Stalled; goes on when the limit is raised",
-}
 
 
 def field_reference() -> str:
@@ -29,20 +20,6 @@ def field_reference() -> str:
             *(line for part in ("spec", "status") for line in _section(part, schema[part])),
         ]
     )
-
-
-def failure_table() -> str:
-    """docs/failures.md: what each failure class means for the run, and what to do."""
-    rows = (
-        f"| {name} | {policy.exit_code or '–'} | {_what_follows(policy)} | {policy.remedy} |"
-        for name, policy in POLICIES.items()
-    )
-    head = ["| `status.failure.class` | exit code | what follows | remedy |", "|--|--|--|--|"]
-    return "\n".join([NOTICE, "# Failures", "", *head, *rows, ""])
-
-
-def _what_follows(policy: FailurePolicy) -> str:
-    return WHAT_FOLLOWS[policy.next].format(policy.last_rung)
 
 
 def _section(title: str, schema: Schema) -> list[str]:

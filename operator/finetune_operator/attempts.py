@@ -7,15 +7,13 @@ from collections.abc import Iterator
 
 from finetune_api.failures import PEER_LOST, POLICIES, TERMINATED
 from finetune_api.names import Exit, FailureClass, Stage
+from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
 from finetune_api.status import Failure
 from finetune_api.words import one_line, shortened
 from pydantic import ValidationError
 
 from finetune_operator.observed import Job, Pod, Report
-
-NO_MESSAGE = "NoMessage"
-"""Reason of a pod that ended without a readable message."""
 
 CLASS_OF_EXIT_CODE = {
     Exit.USER_ERROR: FailureClass.INVALID_CONFIG,
@@ -27,7 +25,7 @@ CLASS_OF_EXIT_CODE = {
 }
 """The class of an exit code whose message was lost."""
 
-TOLD_TO_STOP = (TERMINATED, NO_MESSAGE)
+TOLD_TO_STOP = (TERMINATED, Reason.NO_MESSAGE)
 """Reasons of a pod that ended on SIGTERM, whoever sent it."""
 
 MESSAGE_LENGTH = 1024
@@ -82,7 +80,8 @@ def _failures_of_pod(pod: Pod, job: Job, reported: RunResult | None) -> Iterator
         yield with_remedy(said.failure, job.stage)
     if pod.disruption:
         message = f"the cluster took pod {pod.name} away"
-        yield a_failure(FailureClass.PREEMPTED, pod.disruption, message, job.stage)
+        taken = Failure(failure_class=FailureClass.PREEMPTED, reason=pod.disruption, message=message)
+        yield with_remedy(taken, job.stage)
     elif said is None and (found := _failure_of_pod(pod, job.stage)):
         yield found
 
@@ -111,19 +110,19 @@ def lost_result(job: Job, reading: Job | None) -> Failure:
     said = cause_of(reading) if reading else None
     message = f"Job {job.name} is complete, but its result is lost"
     message = f"{message}; reading it from S3: {said.message}" if said else message
-    return a_failure(FailureClass.INFRASTRUCTURE, "ResultLost", message, job.stage)
+    return a_failure(FailureClass.INFRASTRUCTURE, Reason.RESULT_LOST, message, job.stage)
 
 
 def vanished(stage: Stage, attempt: int) -> Failure:
     """An attempt whose Job was there and is gone: somebody deleted it, and wants it to start again."""
     message = f"the Job of {stage}, attempt {attempt}, was deleted while it ran"
-    return a_failure(FailureClass.PREEMPTED, "JobDeleted", message, stage)
+    return a_failure(FailureClass.PREEMPTED, Reason.JOB_DELETED, message, stage)
 
 
 def a_failure(
-    kind: FailureClass, reason: str, message: str, stage: Stage = Stage.TRAIN, exit_code: int | None = None
+    kind: FailureClass, reason: Reason, message: str, stage: Stage = Stage.TRAIN, exit_code: int | None = None
 ) -> Failure:
-    """A failure with the remedy of its class."""
+    """A failure that nobody but the operator tells of, with the remedy of its class."""
     return with_remedy(Failure(failure_class=kind, reason=reason, message=_fitted(message), exit_code=exit_code), stage)
 
 
@@ -157,19 +156,19 @@ def _reported_result(job: Job, report: Report | None) -> RunResult | None:
 
 
 def _failure_of_pod(pod: Pod, stage: Stage) -> Failure | None:
-    if pod.reason == "Evicted":
+    if pod.reason == Reason.EVICTED:
         message = f"the kubelet evicted pod {pod.name}: it used too much disk"
-        return a_failure(FailureClass.DISK_FULL, "Evicted", message, stage)
-    if pod.exit_reason == "OOMKilled":
+        return a_failure(FailureClass.DISK_FULL, Reason.EVICTED, message, stage)
+    if pod.exit_reason == Reason.OOM_KILLED:
         message = f"pod {pod.name} was killed for using more memory than its limit"
-        return a_failure(FailureClass.HOST_OUT_OF_MEMORY, "OOMKilled", message, stage, pod.exit_code)
+        return a_failure(FailureClass.HOST_OUT_OF_MEMORY, Reason.OOM_KILLED, message, stage, pod.exit_code)
     if pod.exit_code:
         kind = CLASS_OF_EXIT_CODE.get(Exit(pod.exit_code)) if pod.exit_code in set(Exit) else None
         message = f"pod {pod.name} ended with exit code {pod.exit_code} and no readable message; see its log"
-        return a_failure(kind or FailureClass.INFRASTRUCTURE, NO_MESSAGE, message, stage, pod.exit_code)
+        return a_failure(kind or FailureClass.INFRASTRUCTURE, Reason.NO_MESSAGE, message, stage, pod.exit_code)
     return None
 
 
 def _failure_without_pod(job: Job) -> Failure:
     message = f"Job {job.name} failed ({job.reason or 'no reason given'}) and none of its pods is left to say why"
-    return a_failure(FailureClass.INFRASTRUCTURE, "PodLost", message, job.stage)
+    return a_failure(FailureClass.INFRASTRUCTURE, Reason.POD_LOST, message, job.stage)

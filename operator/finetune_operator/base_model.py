@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from finetune_api.names import ConditionType, FailureClass
+from finetune_api.reasons import Reason
 from finetune_api.status import FinetuneStatus, Resolved
 
 from finetune_operator import steps
@@ -23,7 +24,7 @@ def forbidden_code(run: Run) -> Step | None:
     message = (
         "model.trustRemoteCode is true, but this operator runs no code of models (settings.allowRemoteCode is false)"
     )
-    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, "RemoteCodeForbidden", message))
+    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, Reason.REMOTE_CODE_FORBIDDEN, message))
 
 
 def awaited(run: Run) -> Step | None:
@@ -36,15 +37,15 @@ def awaited(run: Run) -> Step | None:
         return _missing(run, ref.name)
     if base.metadata.uid == run.finetune.metadata.uid:
         return steps.failed(
-            run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelFailed", "model.finetuneRef names itself")
+            run, a_failure(FailureClass.INVALID_CONFIG, Reason.BASE_MODEL_FAILED, "model.finetuneRef names itself")
         )
     if is_true(base.status, ConditionType.SUCCEEDED) and base.status.artifact:
         return None
     if is_over(base.status):
         message = f"model.finetuneRef: Finetune {ref.name} failed, so there is nothing to start from"
-        return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelFailed", message))
+        return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, Reason.BASE_MODEL_FAILED, message))
     return steps.waiting(
-        run, "WaitingForBaseModel", f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30)
+        run, Reason.WAITING_FOR_BASE_MODEL, f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30)
     )
 
 
@@ -52,10 +53,10 @@ def _missing(run: Run, name: str) -> Step:
     created = run.finetune.metadata.creation_timestamp
     if created and run.now - datetime.fromisoformat(created) < BASE_MODEL_GRACE:
         return steps.waiting(
-            run, "WaitingForBaseModel", f"waiting for Finetune {name} to be created", timedelta(seconds=10)
+            run, Reason.WAITING_FOR_BASE_MODEL, f"waiting for Finetune {name} to be created", timedelta(seconds=10)
         )
     message = f"model.finetuneRef: there is no Finetune {name} in namespace {run.finetune.metadata.namespace}"
-    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, "BaseModelNotFound", message))
+    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, Reason.BASE_MODEL_NOT_FOUND, message))
 
 
 def with_model_uri(run: Run) -> FinetuneStatus:

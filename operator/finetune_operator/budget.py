@@ -4,6 +4,7 @@ from datetime import timedelta
 from fractions import Fraction
 
 from finetune_api.names import FailureClass, Stage
+from finetune_api.reasons import Reason
 from finetune_api.status import Failure
 
 from finetune_operator import cost, stages
@@ -43,4 +44,4 @@ def _has_trained(run: Run) -> bool:
 
 
 def _failure(message: str) -> Failure:
-    return a_failure(FailureClass.BUDGET_EXCEEDED, "BudgetExceeded", message)
+    return a_failure(FailureClass.BUDGET_EXCEEDED, Reason.BUDGET_EXCEEDED, message)

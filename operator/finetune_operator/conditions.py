@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from finetune_api.names import ConditionType, Phase, Stage, StageState
+from finetune_api.reasons import Reason
+from finetune_api.states import TRUE
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
-
-PAUSED = "Suspended"
-"""Reason of a run that its user has suspended, and that goes on when they say so."""
-
-WAITING_FOR_QUEUE = "WaitingForQueue"
-"""Reason of a run whose Job is suspended: a queue has yet to admit it."""
-
-CANCELLED = "Cancelled"
-"""Reason of a run that its user has ended for good."""
-
-TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
 
 def condition_of(status: FinetuneStatus, kind: ConditionType) -> Condition | None:
@@ -63,7 +54,7 @@ def phase_of(status: FinetuneStatus) -> Phase:
         return Phase.SUSPENDED
     stalled = condition_of(status, ConditionType.STALLED)
     if stalled and stalled.status is TRUE:
-        return Phase.CANCELLED if stalled.reason == CANCELLED else Phase.FAILED
+        return Phase.CANCELLED if stalled.reason == Reason.CANCELLED else Phase.FAILED
     if is_true(status, ConditionType.TRAINED):
         return Phase.PUBLISHING
     running = {stage.name for stage in status.stages if stage.state is StageState.RUNNING}
@@ -72,4 +63,4 @@ def phase_of(status: FinetuneStatus) -> Phase:
     if Stage.PREPARE in running:
         return Phase.PREPARING
     ready = condition_of(status, ConditionType.READY)
-    return Phase.QUEUED if ready and ready.reason == WAITING_FOR_QUEUE else Phase.PENDING
+    return Phase.QUEUED if ready and ready.reason == Reason.WAITING_FOR_QUEUE else Phase.PENDING

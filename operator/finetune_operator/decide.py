@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 from finetune_api.failures import POLICIES, Next
 from finetune_api.names import OWN_MANAGERS, ConditionType, FailureClass, Stage, StageState
 from finetune_api.placement import Queue
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
+from finetune_api.states import Verdict
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
 from finetune_operator import base_model, cost, guards, limits, results, stages, steps
@@ -24,18 +26,12 @@ from finetune_operator.attempts import (
     vanished,
     whole_result,
 )
-from finetune_operator.conditions import (
-    CANCELLED,
-    PAUSED,
-    WAITING_FOR_QUEUE,
-    condition_of,
-    is_true,
-)
+from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import back_to_checkpoint, merge_report
 from finetune_operator.settings import Settings
 from finetune_operator.steps import Run
-from finetune_operator.verdict import Attempt, Step, Verdict, concluded, is_over
+from finetune_operator.verdict import Attempt, Step, concluded, is_over
 
 LEAVING_CHECK = timedelta(seconds=5)
 """How often pods are looked at that were told to leave."""
@@ -93,7 +89,7 @@ def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: boo
     )
     step = Step(status, Verdict.WORKING, *stages.starting(status, attempt.stage, attempt.number))
     if for_good:
-        failure = a_failure(FailureClass.INVALID_CONFIG, "JobInvalid", message)
+        failure = a_failure(FailureClass.INVALID_CONFIG, Reason.JOB_INVALID, message)
         step = Step(status.model_copy(update={"failure": failure}), Verdict.FAILED, failure.reason, message)
     return concluded(step, finetune.metadata.generation, now)
 
@@ -161,7 +157,7 @@ def _stage(run: Run, stage: Stage) -> Step:
     if current and current.state is StageState.STOPPED:
         return _stopped(run, attempt)
     if run.status.retry_at and run.now < run.status.retry_at:
-        return steps.waiting(run, "WaitingToRetry", _retry_message(run), run.status.retry_at - run.now)
+        return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), run.status.retry_at - run.now)
     job = run.observed.job(stage, attempt.number)
     if job is None:
         return _without_job(run, attempt)
@@ -200,7 +196,7 @@ def _start(run: Run, attempt: Attempt) -> Step:
     """Create the attempt's Job, unless a pod of an earlier one is still there: never two gangs at once."""
     leftover = _active_pod(run)
     if leftover:
-        return steps.waiting(run, "WaitingForPods", f"waiting for pod {leftover} to be gone", LEAVING_CHECK)
+        return steps.waiting(run, Reason.WAITING_FOR_PODS, f"waiting for pod {leftover} to be gone", LEAVING_CHECK)
     if (exceeded := _exceeded(run, attempt.stage)) is not None:
         return exceeded
     status = run.status
@@ -232,7 +228,7 @@ def _stopped(run: Run, attempt: Attempt) -> Step:
     job = run.observed.job(attempt.stage, attempt.number)
     if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
         return step  # It was quicker.
-    leaving, held = _leaving(run, "Stopping", (job,) if job else ()), _still_held(run, attempt.stage)
+    leaving, held = _leaving(run, Reason.STOPPING, (job,) if job else ()), _still_held(run, attempt.stage)
     if held is not None:
         return replace(held, stop=leaving.stop, check_again=leaving.check_again) if leaving else held
     if leaving is None and (cause := guards.cause_of_stop(run.status, attempt.stage)):
@@ -240,7 +236,7 @@ def _stopped(run: Run, attempt: Attempt) -> Step:
     return leaving or _start(run, Attempt(attempt.stage, attempt.number + 1))
 
 
-def _leaving(run: Run, reason: str, jobs: tuple[Job, ...]) -> Step | None:
+def _leaving(run: Run, reason: Reason, jobs: tuple[Job, ...]) -> Step | None:
     """Waiting until these Jobs and all pods are gone; None once they are."""
     leftover = jobs[0].name if jobs else _active_pod(run)
     if leftover is None:
@@ -260,10 +256,10 @@ def _suspended(run: Run) -> Step:
             return step
     if current and (job or current.state is StageState.RUNNING):
         run = replace(run, status=stages.stop(run.status, Stage.TRAIN, "suspended", run.now))
-    if (leaving := _leaving(run, "Suspending", (job,) if job else ())) is not None:
+    if (leaving := _leaving(run, Reason.SUSPENDING, (job,) if job else ())) is not None:
         return leaving
     message = "spec.suspend is true; training goes on when it is false"
-    return Step(run.status.model_copy(update={"retry_at": None}), Verdict.PAUSED, PAUSED, message)
+    return Step(run.status.model_copy(update={"retry_at": None}), Verdict.PAUSED, Reason.SUSPENDED, message)
 
 
 def _cancelled(run: Run) -> Step:
@@ -277,7 +273,7 @@ def _cancelled(run: Run) -> Step:
     running = tuple(job for job in run.observed.jobs if job.state is JobState.RUNNING)
     message = "spec.cancel is true; nothing is published, and what lies in S3 stays"
     status = run.status.model_copy(update={"retry_at": None})
-    return _leaving(run, "Cancelling", running) or Step(status, Verdict.CANCELLED, CANCELLED, message)
+    return _leaving(run, Reason.CANCELLING, running) or Step(status, Verdict.CANCELLED, Reason.CANCELLED, message)
 
 
 def _exceeded(run: Run, stage: Stage) -> Step | None:
@@ -310,7 +306,7 @@ def _running(run: Run, job: Job) -> Step:
         left = limits.time_left(replace(run, status=status))
         check_again = min(check_again or left, left)
     is_queued = job.is_suspended and not any(pod.is_active for pod in job.pods)
-    reason = WAITING_FOR_QUEUE if is_queued else stages.WORD[job.stage]
+    reason = Reason.WAITING_FOR_QUEUE if is_queued else stages.WORD[job.stage]
     return Step(status, Verdict.WORKING, reason, stages.sentence(status, job), check_again=check_again)
 
 
@@ -345,7 +341,7 @@ def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
     if stages.has_failed(run.status, job) or (reading and reading.state is not JobState.RUNNING):
         return None
     message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
-    step = steps.waiting(run, "ReadingResult", message, START_CHECK)
+    step = steps.waiting(run, Reason.READING_RESULT, message, START_CHECK)
     return step if reading else replace(step, read=Attempt(job.stage, job.attempt))
 
 
@@ -385,7 +381,7 @@ def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> 
         "retry_at": (run.now + wait).replace(microsecond=0),
     }
     run = replace(run, status=status.model_copy(update=changes))
-    return steps.waiting(run, "WaitingToRetry", _retry_message(run), wait)
+    return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), wait)
 
 
 def _retry_message(run: Run) -> str:
@@ -397,4 +393,4 @@ def _retry_message(run: Run) -> str:
 def _out_of_retries(run: Run, failure: Failure) -> Step:
     limit = run.finetune.spec.retry_limit
     message = f"spec.retryLimit {limit} is reached; raise it to go on; {failure.reason}: {failure.message}"
-    return replace(steps.held(run, failure), reason="RetriesExhausted", message=message)
+    return replace(steps.held(run, failure), reason=Reason.RETRIES_EXHAUSTED, message=message)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from finetune_api.names import CLEANUP_FINALIZER, STATUS_MESSAGE_LENGTH
 from finetune_api.output import DeletionPolicy
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.run import CleanupResult
 from finetune_api.words import one_line, shortened
@@ -62,7 +63,7 @@ def depart(finetune: Finetune, observed: Observed, settings: Settings, now: date
 def kept(finetune: Finetune, why: str) -> Turn:
     """Something of what the run wrote may be left."""
     message = f"what the run wrote may be left at {run_root(finetune).output_uri}: {why}"
-    return Turn(True, "CleanupFailed", shortened(one_line(message), STATUS_MESSAGE_LENGTH))
+    return Turn(True, Reason.CLEANUP_FAILED, shortened(one_line(message), STATUS_MESSAGE_LENGTH))
 
 
 def _time_left(finetune: Finetune, settings: Settings, now: datetime) -> timedelta:
@@ -82,7 +83,7 @@ def _outcome(finetune: Finetune, cleanup: Cleanup) -> Turn:
         why = f"{failure.message} {failure.remedy}" if failure else cleanup.waiting or "nobody says why"
         return kept(finetune, why)
     message = f"{result.removed} objects were removed below {run_root(finetune).output_uri}"
-    return Turn(False, "CleanedUp", message)
+    return Turn(False, Reason.CLEANED_UP, message)
 
 
 def _waiting_for(cleanup: Cleanup | None, leaving: list[str]) -> str:

@@ -9,15 +9,14 @@ from datetime import datetime, timedelta
 
 from finetune_api.names import ConditionType, FailureClass, Stage, StageState
 from finetune_api.placement import OnStall
+from finetune_api.reasons import Reason
+from finetune_api.states import FALSE, TRUE
 from finetune_api.status import Failure, FinetuneStatus
 
 from finetune_operator import stages
 from finetune_operator.attempts import a_failure
-from finetune_operator.conditions import FALSE, TRUE, condition_of
+from finetune_operator.conditions import condition_of
 from finetune_operator.steps import Run, conditions_with
-
-NO_PROGRESS = "NoProgress"
-"""Reason of a run whose trainer says nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ def watched(run: Run) -> FinetuneStatus:
     if heard is None:
         return _without_word(run.status)
     if heard.is_too_long:
-        told = FALSE, NO_PROGRESS, _words(run, heard)
+        told = FALSE, Reason.NO_PROGRESS, _words(run, heard)
     elif known:
-        told = TRUE, "Training", "the trainer tells of its progress again"
+        told = TRUE, Reason.TRAINING, "the trainer tells of its progress again"
     else:
         return run.status
     return run.status.model_copy(update={"conditions": conditions_with(run, ConditionType.PROGRESSING, *told)})
@@ -74,13 +73,13 @@ def given_up(run: Run) -> Failure | None:
     heard = silence(run)
     if heard is None or not heard.is_too_long or run.finetune.spec.guards.on_stall is not OnStall.RESTART:
         return None
-    return a_failure(FailureClass.INFRASTRUCTURE, NO_PROGRESS, _words(run, heard))
+    return a_failure(FailureClass.INFRASTRUCTURE, Reason.NO_PROGRESS, _words(run, heard))
 
 
 def cause_of_stop(status: FinetuneStatus, stage: Stage) -> Failure | None:
     """Why the newest attempt of the stage was given up; None for one that was stopped for any other reason."""
     entry = stages.find(status, stage)
-    return entry.cause if entry and entry.cause and entry.cause.reason == NO_PROGRESS else None
+    return entry.cause if entry and entry.cause and entry.cause.reason == Reason.NO_PROGRESS else None
 
 
 def _without_word(status: FinetuneStatus) -> FinetuneStatus:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_api.names import FailureClass, Stage, StageState
+from finetune_api.reasons import Reason
 from finetune_api.status import Failure, FinetuneStatus
 
 from finetune_operator import budget, guards, stages
@@ -31,7 +32,7 @@ def breach(run: Run, stage: Stage) -> Breach | None:
     active = stages.active_seconds(status, now)
     if stage is Stage.TRAIN and active >= spec.active_deadline_seconds:
         message = f"train pods have run for {active} s; spec.activeDeadlineSeconds is {spec.active_deadline_seconds}"
-        return Breach(a_failure(FailureClass.DEADLINE_EXCEEDED, "DeadlineExceeded", message))
+        return Breach(a_failure(FailureClass.DEADLINE_EXCEEDED, Reason.DEADLINE_EXCEEDED, message))
     if stage is Stage.TRAIN and (failure := budget.exceeded(run)) is not None:
         return Breach(failure)
     if stage is Stage.TRAIN and (failure := guards.given_up(run)) is not None:
@@ -41,7 +42,7 @@ def breach(run: Run, stage: Stage) -> Breach | None:
         return None
     limit = f"spec.pendingDeadlineSeconds is {spec.pending_deadline_seconds}"
     message = f"{stage} has waited {waited} s for its pod to start; {limit}; {_words(status, stage)}"
-    return Breach(a_failure(FailureClass.NOT_STARTED, "PendingDeadlineExceeded", message, stage), waited)
+    return Breach(a_failure(FailureClass.NOT_STARTED, Reason.PENDING_DEADLINE_EXCEEDED, message, stage), waited)
 
 
 def still_holding(run: Run, stage: Stage) -> Failure | None:

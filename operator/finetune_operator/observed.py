@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.names import Errand, Stage
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.run import ProgressReport
 
@@ -260,7 +261,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
     )
     terminated, running = state.get("terminated", {}), state.get("running", {})
     scheduled, disruption = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
-    deleted = "PodDeleted" if belongs and "deletionTimestamp" in metadata else None
+    deleted = Reason.POD_DELETED if belongs and "deletionTimestamp" in metadata else None
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],

@@ -4,10 +4,11 @@ from datetime import timedelta
 
 from finetune_api.curve import with_point
 from finetune_api.names import Activity, ConditionType, Stage
+from finetune_api.states import TRUE
 from finetune_api.status import FinetuneStatus, Metrics
 
 from finetune_operator import stages
-from finetune_operator.conditions import TRUE, set_condition
+from finetune_operator.conditions import set_condition
 from finetune_operator.observed import Job, Report
 
 

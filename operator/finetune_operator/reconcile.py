@@ -6,12 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_api.names import CLEANUP_FINALIZER, ConditionType, Stage
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
 from finetune_operator.cluster import Cluster, Invalid, Key, NamespaceTerminating, Refused
-from finetune_operator.conditions import PAUSED, condition_of
+from finetune_operator.conditions import condition_of
 from finetune_operator.decide import decide, is_ours, refused
 from finetune_operator.deletion import depart, kept, needs_finalizer
 from finetune_operator.errands import cleanup_job, reading_job
@@ -164,13 +165,13 @@ def turns(before: FinetuneStatus, after: FinetuneStatus) -> Iterator[Turn]:
             True, after.failure.reason, f"will try again at {after.retry_at:%H:%M:%S} UTC: {after.failure.message}"
         )
     if after.restarts > before.restarts:
-        yield Turn(False, "Restarted", f"restart {after.restarts}: a pod was removed by the cluster")
+        yield Turn(False, Reason.RESTARTED, f"restart {after.restarts}: a pod was removed by the cluster")
 
 
 def _has_turned(old: Condition | None, new: Condition) -> bool:
     """True when the condition has a new, definite status; that nothing is stalled is no news."""
     if new.status is ConditionStatus.UNKNOWN or (new.type in SILENT_WHEN_FALSE and new.status is ConditionStatus.FALSE):
         return False
-    if new.type is ConditionType.SUSPENDED and new.reason != PAUSED:
+    if new.type is ConditionType.SUSPENDED and new.reason != Reason.SUSPENDED:
         return False  # Stalled says it already, with the same words.
     return old is None or old.status is not new.status

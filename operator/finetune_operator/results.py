@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 from finetune_api.names import ConditionType
+from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
+from finetune_api.states import TRUE, Verdict
 from finetune_api.status import Resolved
 
 from finetune_operator import stages, steps
-from finetune_operator.conditions import TRUE
 from finetune_operator.steps import Run
-from finetune_operator.verdict import Step, Verdict
+from finetune_operator.verdict import Step
 
 
 def prepared(run: Run, result: RunResult) -> Step:
@@ -26,17 +27,17 @@ def prepared(run: Run, result: RunResult) -> Step:
             "plan": result.plan,
             "estimate": result.estimate,
             "resolved": resolved,
-            "conditions": steps.conditions_with(run, ConditionType.DATA_VALIDATED, TRUE, "RowsReady", message),
+            "conditions": steps.conditions_with(run, ConditionType.DATA_VALIDATED, TRUE, Reason.ROWS_READY, message),
         }
     )
-    return Step(status, Verdict.WORKING, "Preparing", message)
+    return Step(status, Verdict.WORKING, Reason.PREPARING, message)
 
 
 def trained(run: Run, result: RunResult) -> Step:
     """The run with its artifact: it has succeeded."""
     status = measured(run, result).status
     uri = result.artifact.uri if result.artifact else ""
-    return Step(status, Verdict.SUCCEEDED, "Succeeded", f"the artifact is published at {uri}")
+    return Step(status, Verdict.SUCCEEDED, Reason.SUCCEEDED, f"the artifact is published at {uri}")
 
 
 def measured(run: Run, result: RunResult) -> Run:

@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage, StageState
+from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
+from finetune_api.states import FALSE, TRUE
 from finetune_api.status import ConditionStatus, Failure, FinetuneStatus, Progress, StageStatus
 from finetune_api.words import one_line, shortened
 
 from finetune_operator.attempts import cause_of
-from finetune_operator.conditions import FALSE, TRUE, set_condition
+from finetune_operator.conditions import set_condition
 from finetune_operator.observed import Job, Pod
 
-WORD = {Stage.PREPARE: "Preparing", Stage.TRAIN: "Training"}
+WORD = {Stage.PREPARE: Reason.PREPARING, Stage.TRAIN: Reason.TRAINING}
 """Reason of a run that is at this stage."""
 
 
@@ -41,11 +43,11 @@ def is_pending(status: FinetuneStatus, stage: Stage, attempt: int) -> bool:
     return entry is not None and (entry.state, entry.attempt) == (StageState.PENDING, attempt)
 
 
-def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> tuple[str, str]:
+def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> tuple[Reason, str]:
     """Reason and message while an attempt is being started: what stood in the way so far, if anything did."""
     entry = find(status, stage)
     words = f"starting {stage}, attempt {attempt}"
-    return ("Refused", f"{words}: {entry.message}") if entry and entry.message else (WORD[stage], words)
+    return (Reason.REFUSED, f"{words}: {entry.message}") if entry and entry.message else (WORD[stage], words)
 
 
 def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) -> FinetuneStatus:
@@ -177,29 +179,29 @@ def outcomes(result: RunResult) -> Iterator[tuple[ConditionType, ConditionStatus
     """Condition, status, reason and message of each thing that a train stage brings about."""
     yield ConditionType.TRAINED, TRUE, *how_trained(result.progress)
     if is_measured(result):
-        yield ConditionType.EVALUATED, TRUE, "Compared", "base and tuned model were measured on the same rows"
+        yield ConditionType.EVALUATED, TRUE, Reason.COMPARED, "base and tuned model were measured on the same rows"
     else:
         yield (
             ConditionType.EVALUATED,
             FALSE,
-            "NoEvaluationRows",
+            Reason.NO_EVALUATION_ROWS,
             "there are neither dev nor test rows, or no metric is asked for",
         )
     if result.artifact:
         message = f"{result.artifact.files} files, {result.artifact.bytes} bytes"
-        yield ConditionType.ARTIFACT_PUBLISHED, TRUE, "ManifestWritten", message
+        yield ConditionType.ARTIFACT_PUBLISHED, TRUE, Reason.MANIFEST_WRITTEN, message
     elif result.failure:
         message = _cut(result.failure.message) or ""
         yield ConditionType.ARTIFACT_PUBLISHED, FALSE, result.failure.reason, message
 
 
-def how_trained(progress: Progress | None) -> tuple[str, str]:
+def how_trained(progress: Progress | None) -> tuple[Reason, str]:
     """Reason and message of a training that is over: early stopping ends one before its last step."""
     steps, wanted = (progress.step, progress.total_steps) if progress else (0, 0)
     if steps < wanted:
         words = "the dev loss has stopped falling (hyperparameters.earlyStopping)"
-        return "StoppedEarly", f"{steps} of {wanted} optimizer steps are done: {words}"
-    return "StepsDone", f"{steps} optimizer steps are done"
+        return Reason.STOPPED_EARLY, f"{steps} of {wanted} optimizer steps are done: {words}"
+    return Reason.STEPS_DONE, f"{steps} optimizer steps are done"
 
 
 def is_measured(result: RunResult) -> bool:
@@ -226,7 +228,7 @@ def _waiting_for(pod: Pod | None, job: Job) -> str | None:
 def _with_scheduled(status: FinetuneStatus, pod: Pod | None, generation: int, now: datetime) -> FinetuneStatus:
     if pod is None or pod.scheduled is None:
         return status
-    value, reason = (TRUE, "PodScheduled") if pod.scheduled else (FALSE, "Unschedulable")
+    value, reason = (TRUE, Reason.POD_SCHEDULED) if pod.scheduled else (FALSE, Reason.UNSCHEDULABLE)
     message = _cut(f"pod {pod.name} has a node" if pod.scheduled else pod.waiting) or ""
     conditions = set_condition(
         status.conditions, ConditionType.SCHEDULED, value, reason, message, generation=generation, now=now

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from finetune_api.names import ConditionType, FailureClass
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
+from finetune_api.states import FALSE, Verdict
 from finetune_api.status import Condition, ConditionStatus, Failure, FinetuneStatus
 
-from finetune_operator.conditions import FALSE, set_condition
+from finetune_operator.conditions import set_condition
 from finetune_operator.observed import Observed
 from finetune_operator.settings import Settings
-from finetune_operator.verdict import Step, Verdict
+from finetune_operator.verdict import Step
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Run:
     status: FinetuneStatus
 
 
-def waiting(run: Run, reason: str, message: str, check_again: timedelta) -> Step:
+def waiting(run: Run, reason: Reason, message: str, check_again: timedelta) -> Step:
     """Nothing to do until something happens, or `check_again` has gone by."""
     return Step(run.status, Verdict.WORKING, reason, message, check_again=max(check_again, timedelta(seconds=1)))
 

@@ -2,29 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
 
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage
+from finetune_api.states import VERDICT_CONDITIONS, VERDICT_TYPES, Verdict
 from finetune_api.status import FinetuneStatus
 from finetune_api.words import one_line, shortened
 
-from finetune_operator.conditions import FALSE, TRUE, UNKNOWN, is_true, phase_of, set_condition
+from finetune_operator.conditions import is_true, phase_of, set_condition
 from finetune_operator.observed import Job
-
-
-class Verdict(Enum):
-    """How the run stands after a pass."""
-
-    WORKING = "working"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    """The run itself is wrong: for good."""
-    HELD = "held"
-    """A person can cure it without changing the run; it goes on when they do."""
-    PAUSED = "paused"
-    """Its user has suspended it; it goes on when they say so."""
-    CANCELLED = "cancelled"
-    """Its user has ended it, for good."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +41,6 @@ class Step:
     read: Attempt | None = None
     stop: tuple[Job, ...] = ()
     check_again: timedelta | None = None
-
-
-VERDICT_CONDITIONS = {
-    Verdict.WORKING: (FALSE, TRUE, FALSE, UNKNOWN, FALSE),
-    Verdict.SUCCEEDED: (TRUE, FALSE, FALSE, TRUE, FALSE),
-    Verdict.FAILED: (FALSE, FALSE, TRUE, FALSE, FALSE),
-    Verdict.HELD: (FALSE, FALSE, TRUE, UNKNOWN, TRUE),
-    Verdict.PAUSED: (FALSE, FALSE, FALSE, UNKNOWN, TRUE),
-    Verdict.CANCELLED: (FALSE, FALSE, TRUE, FALSE, FALSE),
-}
-"""Ready, Reconciling, Stalled, Succeeded and Suspended for each verdict, as kstatus and Argo CD read them."""
-
-VERDICT_TYPES = (
-    ConditionType.READY,
-    ConditionType.RECONCILING,
-    ConditionType.STALLED,
-    ConditionType.SUCCEEDED,
-    ConditionType.SUSPENDED,
-)
 
 
 def is_over(status: FinetuneStatus) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from finetune_api.names import FailureClass, Phase, Stage
+from finetune_api.reasons import Reason
 from finetune_api.status import FinetuneStatus
 from finetune_operator.decide import decide
 from finetune_operator.observed import Job, JobState, Observed
@@ -88,6 +89,10 @@ SETTINGS = some_settings(gpus=[{"name": "any", "pricePerHour": "9.00"}], prices=
 """With a price for every GPU, so that a minute costs 15 cents."""
 
 
+SAID = {*Reason, "Why", "PreemptionByScheduler"}
+"""Every reason that a condition can have: ours, the trainer's and the cluster's of these worlds."""
+
+
 @given(st.lists(st.tuples(worlds, st.integers(0, 100), SPECS), min_size=1, max_size=6))
 def test_decide_never_raises_and_a_second_call_changes_nothing(
     history: list[tuple[Observed, int, dict[str, object]]],
@@ -105,6 +110,7 @@ def test_decide_never_raises_and_a_second_call_changes_nothing(
         if is_over(before):
             assert status.phase == before.phase, "a run that was over began again"
         assert len(status.to_json()["conditions"]) >= 5
+        assert {condition.reason for condition in status.conditions} <= SAID, "a reason that no page explains"
 
 
 @given(worlds, SPECS)

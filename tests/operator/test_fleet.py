@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from finetune_api.names import FailureClass, Phase, Stage, StageState
 from finetune_api.placement import Trainer
+from finetune_api.reasons import Reason
 from finetune_api.status import FinetuneStatus, StageStatus
 from finetune_operator import tally
 from finetune_operator.attempts import a_failure
@@ -113,7 +114,7 @@ def test_gpu_time_is_counted_by_how_its_attempt_ended(case: str) -> None:
 
 
 def test_each_failed_attempt_is_counted_once() -> None:
-    lost = a_failure(FailureClass.INFRASTRUCTURE, "PeerLost", "gone")
+    lost = a_failure(FailureClass.INFRASTRUCTURE, Reason.POD_LOST, "gone")
     first = FinetuneStatus(failure=lost, retries=1)
     assert list(tally.failed_attempts(FinetuneStatus(), first)) == [FailureClass.INFRASTRUCTURE]
     assert list(tally.failed_attempts(first, first)) == []

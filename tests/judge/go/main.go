@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	kjson "k8s.io/apimachinery/pkg/util/json"
 )
 
 func main() {
@@ -56,13 +57,13 @@ func run(arguments []string, in io.Reader, out io.Writer) error {
 
 // statuses is the kstatus word for each object of a list.
 func statuses(text []byte) ([]string, error) {
-	var objects []map[string]any
-	if err := json.Unmarshal(text, &objects); err != nil {
+	var objects []any // Kubernetes's own reader makes numbers int64, as kstatus wants them.
+	if err := kjson.Unmarshal(text, &objects); err != nil {
 		return nil, err
 	}
 	words := make([]string, 0, len(objects))
 	for _, object := range objects {
-		result, err := status.Compute(&unstructured.Unstructured{Object: object})
+		result, err := status.Compute(&unstructured.Unstructured{Object: object.(map[string]any)})
 		if err != nil {
 			return nil, err
 		}
