@@ -74,6 +74,8 @@ ALLOWED = [
     ("watch", "pods"),
     ("create", "events"),
     ("create", "tokenreviews.authentication.k8s.io"),
+    ("get", "nodes"),
+    ("list", "nodes"),
     ("watch", "customresourcedefinitions.apiextensions.k8s.io"),
 ]
 
@@ -87,6 +89,7 @@ FORBIDDEN = [
     ("patch", "services"),
     ("delete", "services"),
     ("create", "deployments.apps"),
+    ("patch", "nodes"),
     ("create", "serviceaccounts/token"),
     ("patch", "clusterroles.rbac.authorization.k8s.io"),
 ]

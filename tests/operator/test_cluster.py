@@ -50,3 +50,19 @@ async def test_a_watch_that_is_refused_says_so() -> None:
     async with an_api_server(web.json_response({"message": "too old"}, status=500)) as cluster:
         with pytest.raises(ClusterUnreachable, match="too old"):
             _ = [None async for _ in cluster.watch_lease("default", "the-one")]
+
+
+async def test_labels_of_nodes_are_asked_for_once() -> None:
+    nodes = {"items": [{"metadata": {"labels": {"pool": "h100"}}}, {"metadata": {}}]}
+    async with an_api_server(web.json_response(nodes), web.json_response(nodes["items"][0])) as cluster:
+        for _ in range(2):
+            assert await cluster.nodes_with({"zone": "far"}) == ({"pool": "h100"}, {})
+            assert await cluster.node_labels("h100-a") == {"pool": "h100"}
+
+
+async def test_nodes_that_may_not_be_read_or_are_not_there_have_no_labels() -> None:
+    forbidden = [web.json_response({"message": "forbidden"}, status=403) for _ in range(2)]
+    async with an_api_server(*forbidden, web.json_response({"items": None})) as cluster:
+        assert await cluster.nodes_with({"zone": "far"}) == ()
+        assert await cluster.node_labels("h100-a") is None
+        assert await cluster.nodes_with({"zone": "near"}) == ()

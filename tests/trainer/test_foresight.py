@@ -9,9 +9,13 @@ from finetune_api.run import GpuSize, RunResult
 from finetune_api.training import Lora, Method, Quantization
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
+from finetune_trainer.loop import Settings
+from finetune_trainer.measure import make_engine
 from finetune_trainer.memory import weight_bytes
-from finetune_trainer.model import load_base, shapes_on_gpu
+from finetune_trainer.model import load_base, load_model, shapes_on_gpu
+from finetune_trainer.planning import Planner
 from finetune_trainer.prepare import prepare
+from finetune_trainer.prepared import read_prepared
 from finetune_trainer.speed import SHARE, gpu_seconds
 from finetune_trainer.store import open_store
 
@@ -49,6 +53,24 @@ def test_a_model_that_fits_is_shown_with_its_plan(tmp_path: Path, model: Path) -
     assert 0 < estimated(result) < 64 * MIB
     assert result.estimate is not None
     assert result.estimate.gpu == "NVIDIA-H100-80GB-HBM3"
+
+
+@pytest.mark.parametrize("method", [{"lora": {"rank": 4}}, {"type": "full"}])
+def test_the_plan_foreseen_is_the_one_that_training_makes(tmp_path: Path, model: Path, method: dict[str, Any]) -> None:
+    foreseen = prepared(tmp_path, model, GpuSize(name="big", memory_bytes=2**40), method=method)
+    run = a_run(tmp_path, model, [a_dataset(tmp_path / "rows.jsonl")], **PAIR_TEMPLATES, method=method)
+    compute = Compute(CPU, torch.float32 if method.get("type") == "full" else torch.bfloat16)
+    loaded = load_model(model, run.training.method, 0, compute)
+    there = read_prepared(open_store(run.output_uri, run.storage), tmp_path / "read")
+    settings = Settings.of(there.index.effective_hyperparameters)
+    engine = make_engine(loaded, Compute(CPU, torch.bfloat16), True, pytest.fail)
+    made = Planner(run, engine, there.train, settings).plan(lambda lines: None).status
+    assert foreseen.plan is not None
+    assert foreseen.plan.micro_batch_tokens == made.micro_batch_tokens
+    assert made.estimated_bytes is not None
+    trained = sum(weight.numel() for weight in loaded.parameters() if weight.requires_grad)
+    snapshot = 12 * trained  # On a CPU a checkpoint's copy takes memory of the device.
+    assert estimated(foreseen) == pytest.approx(made.estimated_bytes - snapshot, rel=0.01)
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers(tmp_path: Path, model: Path) -> None:
