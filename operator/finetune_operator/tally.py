@@ -30,6 +30,10 @@ FAILED_ATTEMPTS = Counter("finetune_attempt_failures_total", "Attempts that fail
 GPU_SECONDS = Counter(
     "finetune_gpu_seconds_total", "GPU seconds of train pods that have ended, by how their attempt did", ["outcome"]
 )
+COST = Counter("finetune_cost_total", "What train pods have cost, by currency of the price table", ["currency"])
+LOST_COST = Counter(
+    "finetune_cost_lost_total", "The part of it whose work no checkpoint kept, once an attempt is over", ["currency"]
+)
 
 for phase in ENDS:
     FINISHED.labels(phase)
@@ -47,6 +51,9 @@ def count(before: FinetuneStatus, after: FinetuneStatus, trainer: Trainer) -> No
         FAILED_ATTEMPTS.labels(kind).inc()
     if seconds := after.active_seconds - before.active_seconds:
         GPU_SECONDS.labels(attempt_end(before, after)).inc(seconds * trainer.nodes * trainer.gpus_per_node)
+    if after.cost and after.cost.currency:
+        COST.labels(after.cost.currency).inc(max(0.0, _spent(after) - _spent(before)))
+        LOST_COST.labels(after.cost.currency).inc(max(0.0, _lost(after) - _lost(before)))
 
 
 def failed_attempts(before: FinetuneStatus, after: FinetuneStatus) -> Iterator[FailureClass]:
@@ -70,3 +77,16 @@ def attempt_end(before: FinetuneStatus, after: FinetuneStatus) -> AttemptEnd:
 
 def _tries(status: FinetuneStatus) -> int:
     return status.retries + status.memory_rung
+
+
+def _spent(status: FinetuneStatus) -> float:
+    return float((status.cost and status.cost.spent) or 0)
+
+
+def _lost(status: FinetuneStatus) -> float:
+    """Of attempts that another one has followed, or that were the last: a pod that leaves may still save a checkpoint."""
+    if status.cost is None:
+        return 0.0
+    if status.phase in ENDS:
+        return float(status.cost.lost or 0)
+    return float(status.cost.ledger.lost) if status.cost.ledger else 0.0

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from finetune_api.money import CostLedger, CostStatus
 from finetune_api.names import FailureClass, Phase, Stage, StageState
 from finetune_api.placement import Trainer
 from finetune_api.reasons import Reason
@@ -111,6 +113,25 @@ def test_gpu_time_is_counted_by_how_its_attempt_ended(case: str) -> None:
     before = counted.get()
     tally.count(trained(StageState.RUNNING, 40), after, Trainer(nodes=2, gpus_per_node=8))
     assert counted.get() - before == 60 * 16
+
+
+def costing(spent: str, lost: str, ledger: str | None = None, phase: Phase = Phase.TRAINING) -> FinetuneStatus:
+    closed = CostLedger(lost=ledger) if ledger else None
+    return FinetuneStatus(phase=phase, cost=CostStatus(currency="XTS", spent=spent, lost=lost, ledger=closed))
+
+
+def test_money_is_counted_as_it_is_spent_and_lost() -> None:
+    story = [
+        FinetuneStatus(),
+        costing("1.00", "0.00"),
+        costing("2.00", "0.75"),  # Told to leave; its checkpoint may still come.
+        costing("2.00", "0.25", ledger="0.25"),
+        costing("3.50", "1.00", ledger="0.25", phase=Phase.FAILED),
+    ]
+    for before, after in pairwise(story):
+        tally.count(before, after, Trainer())
+    assert tally.COST.labels("XTS")._value.get() == 3.5
+    assert tally.LOST_COST.labels("XTS")._value.get() == 1.0
 
 
 def test_each_failed_attempt_is_counted_once() -> None:
