@@ -398,6 +398,8 @@ class FinetuneStatus(Model):
     """Attempts that followed an infrastructure failure, in either stage; `spec.retryLimit` bounds them."""
     restarts: int = Field(default=0, ge=0)
     """Attempts that followed a preemption; they count against nothing."""
+    restarts_in_a_row: int = Field(default=0, ge=0)
+    """Those since the newest checkpoint, or the last retry: the fifth in a row counts as an infrastructure failure."""
     memory_rung: int = Field(default=0, ge=0)
     """Rung of the memory ladder: each attempt that had no memory left is followed by one with smaller micro-batches."""
     active_seconds: int = Field(default=0, ge=0)

@@ -28,7 +28,7 @@ from finetune_operator.attempts import (
 )
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed
-from finetune_operator.progress import back_to_checkpoint, merge_report
+from finetune_operator.progress import back_to_checkpoint, merge_report, with_checkpoint
 from finetune_operator.settings import Settings
 from finetune_operator.steps import Run
 from finetune_operator.verdict import Attempt, Step, concluded, is_over
@@ -40,7 +40,8 @@ START_CHECK = timedelta(seconds=10)
 """How often a Job whose pod has not started is looked at."""
 
 RESTARTS_THAT_COUNT = 5
-"""Every fifth preemption counts as an infrastructure failure, so that a run cannot be preempted for ever."""
+"""The fifth preemption in a row without a new checkpoint counts as an infrastructure failure: a run that gets nowhere
+is not to be started for ever."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def _with_last_words(run: Run) -> FinetuneStatus:
     said = last_words(job, run.observed.report) if job else None
     if said is None:
         return run.status
-    reached = {"checkpoint": said.checkpoint or run.status.checkpoint, "best": said.best or run.status.best}
-    return run.status.model_copy(update=reached)
+    status = with_checkpoint(run.status, said.checkpoint)
+    return status.model_copy(update={"best": said.best or status.best})
 
 
 def _newest_training(run: Run) -> Job | None:
@@ -352,9 +353,11 @@ def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:
         return steps.failed(run, failure)
     if following is Next.SMALLER:
         return _smaller(run, attempt, failure)
-    if following is Next.RESTART and (run.status.restarts + 1) % RESTARTS_THAT_COUNT:
-        again = run.status.model_copy(update={"restarts": run.status.restarts + 1})
-        return _start(replace(run, status=again), Attempt(attempt.stage, attempt.number + 1))
+    in_a_row = run.status.restarts_in_a_row + 1
+    if following is Next.RESTART and in_a_row < RESTARTS_THAT_COUNT:
+        counted = {"restarts": run.status.restarts + 1, "restarts_in_a_row": in_a_row}
+        run = replace(run, status=run.status.model_copy(update=counted))
+        return _start(run, Attempt(attempt.stage, attempt.number + 1))
     if run.status.retries >= run.finetune.spec.retry_limit:
         return _out_of_retries(run, failure)
     return _retry(run, attempt, failure, restarted=following is Next.RESTART)
@@ -378,6 +381,7 @@ def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> 
         "failure": failure,
         "retries": run.status.retries + 1,
         "restarts": run.status.restarts + restarted,
+        "restarts_in_a_row": 0,
         "retry_at": (run.now + wait).replace(microsecond=0),
     }
     run = replace(run, status=status.model_copy(update=changes))

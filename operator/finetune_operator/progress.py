@@ -5,7 +5,7 @@ from datetime import timedelta
 from finetune_api.curve import with_point
 from finetune_api.names import Activity, ConditionType, Stage
 from finetune_api.states import TRUE
-from finetune_api.status import FinetuneStatus, Metrics
+from finetune_api.status import CheckpointStatus, FinetuneStatus, Metrics
 
 from finetune_operator import stages
 from finetune_operator.conditions import set_condition
@@ -36,10 +36,10 @@ def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
     status = status.model_copy(
         update={
             "plan": body.plan or status.plan,
-            "checkpoint": body.checkpoint or status.checkpoint,
             "best": body.best or status.best,
         }
     )
+    status = with_checkpoint(status, body.checkpoint)
     if body.progress is None:
         return status
     return status.model_copy(
@@ -49,6 +49,15 @@ def _merged(status: FinetuneStatus, report: Report) -> FinetuneStatus:
             "history": body.history or with_point(status.history, body.progress, body.metrics or Metrics()),
         }
     )
+
+
+def with_checkpoint(status: FinetuneStatus, saved: CheckpointStatus | None) -> FinetuneStatus:
+    """The status with the newest checkpoint, where a trainer has told of one: one that is further is progress."""
+    if saved is None:
+        return status
+    is_further = saved.step > (status.checkpoint.step if status.checkpoint else 0)
+    row = 0 if is_further else status.restarts_in_a_row
+    return status.model_copy(update={"checkpoint": saved, "restarts_in_a_row": row})
 
 
 def _with_activity(status: FinetuneStatus, report: Report, generation: int) -> FinetuneStatus:

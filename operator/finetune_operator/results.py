@@ -22,6 +22,7 @@ def prepared(run: Run, result: RunResult) -> Step:
     message = f"{rows.train} train, {rows.dev} dev and {rows.test} test rows are ready" if rows else "the data is ready"
     status = run.status.model_copy(
         update={
+            "restarts_in_a_row": 0,
             "data": result.data,
             "effective_hyperparameters": result.effective_hyperparameters,
             "plan": result.plan,

@@ -228,6 +228,61 @@ def test_a_run_that_is_preempted_for_ever_is_held_in_the_end() -> None:
         if decision.start is None:
             status = decided(status, seconds=3600 * number).status
     assert told(status, ConditionType.STALLED) == ("True", "RetriesExhausted")
+    assert (status.restarts, number) == (4 * 4 + 3, 4 * 5)
+
+
+def preempted(status: FinetuneStatus, number: int, *steps: int) -> FinetuneStatus:
+    """The status after one preemption for each of `steps`, where the newest checkpoint is told to be by then."""
+    for attempt, step in enumerate(steps, number):
+        saved = {"step": step, "uri": "s3://out/c", "savedAt": NOON} if step else None
+        failure = {"class": "Preempted", "reason": "Terminated", "message": "the pod was told to stop"}
+        said = RunResult.model_validate({"stage": "train", "failure": failure, "checkpoint": saved})
+        status = decided(status, failed(TRAIN, attempt, exit_code=143, message=said.to_message())).status
+    return status
+
+
+@pytest.mark.parametrize(
+    ("steps", "counted"),
+    [
+        ((0, 0, 0, 0), (0, 4, 4)),
+        ((0, 0, 0, 0, 0), (1, 5, 0)),
+        ((10, 10, 10, 10), (0, 4, 4)),
+        ((10, 10, 10, 10, 10), (1, 5, 0)),
+        ((10, 20, 30, 40, 50, 60, 70, 80), (0, 8, 1)),
+        ((0, 0, 0, 0, 5), (0, 5, 1)),
+    ],
+)
+def test_only_preemptions_in_a_row_without_a_new_checkpoint_count(
+    steps: tuple[int, ...], counted: tuple[int, int, int]
+) -> None:
+    status = preempted(after_prepare(), 1, *steps)
+    assert (status.retries, status.restarts, status.restarts_in_a_row) == counted
+
+
+def test_a_checkpoint_that_is_reported_ends_the_row_too() -> None:
+    status = preempted(after_prepare(), 1, 0, 0, 0, 0)
+    saved = {"step": 7, "uri": "s3://out/c", "savedAt": NOON}
+    running = a_job(TRAIN, 5, RUNNING, a_pod(phase="Running", started_at=NOON))
+    status = decided(status, running, report=a_report(TRAIN, 5, checkpoint=saved)).status
+    assert (status.restarts, status.restarts_in_a_row) == (4, 0)
+
+
+def test_a_prepare_that_is_done_and_a_retry_end_the_row() -> None:
+    status = decided(None).status
+    for attempt in range(1, 5):
+        status = decided(status, failed(PREPARE, attempt, exit_code=143)).status
+    assert status.restarts_in_a_row == 4
+    assert decided(status, done(PREPARE, 5)).status.restarts_in_a_row == 0
+    assert decided(status, failed(PREPARE, 5, exit_code=43)).status.restarts_in_a_row == 0
+
+
+def test_a_run_that_was_held_for_its_preemptions_goes_on_when_its_limit_is_raised() -> None:
+    job = failed(TRAIN, 5, exit_code=143)
+    status = preempted(after_prepare(), 1, 0, 0, 0, 0)
+    held = decided(status, job, retryLimit=0).status
+    assert is_true(held, ConditionType.SUSPENDED)
+    raised = decided(held, job, retryLimit=1).status
+    assert (raised.retries, raised.restarts_in_a_row) == (1, 0)
 
 
 def test_no_attempt_starts_while_a_pod_of_the_last_one_still_runs() -> None:
