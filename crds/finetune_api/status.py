@@ -252,6 +252,8 @@ class PlanStatus(Model):
     """Most tokens of a micro-batch, padding included; a step has as many micro-batches as its rows need."""
     activation_checkpointing: bool
     """Whether activations are computed again instead of kept."""
+    compiled: bool = False
+    """Whether layers are compiled: on a GPU, where training takes so long that it saves more time than it costs."""
     memory_rung: int = Field(default=0, ge=0)
     """Rung of the memory ladder that this plan was made on."""
     estimated_bytes: int | None = Field(default=None, ge=0)

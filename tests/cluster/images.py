@@ -39,6 +39,9 @@ NAMES = (*DOCKERFILES, "versitygw")
 LOCAL_BASE = "local base"
 """Stands for BASE_IMAGE in the Dockerfiles: the layer of base_image.py."""
 
+WITHOUT_GPU = {"COMPILER": ""}
+"""Build arguments that leave out what only a GPU needs."""
+
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -78,7 +81,7 @@ def planned_image(name: str, root: Path = ROOT) -> Image:
     """
     text = (root / DOCKERFILES[name]).read_text() if name in DOCKERFILES else VERSITYGW
     context = root if name in DOCKERFILES else built_binaries()
-    arguments = {**HOST_ARGUMENTS, "BASE_IMAGE": LOCAL_BASE}
+    arguments = {**HOST_ARGUMENTS, **WITHOUT_GPU, "BASE_IMAGE": LOCAL_BASE}
     recipe = read_recipe(text, arguments, ENVIRONMENT if name in DOCKERFILES else {})
     base = (base_layer(),) if recipe.base == LOCAL_BASE else ()
     layers = tuple(planned_layers(recipe.steps, base[-1] if base else "", context))

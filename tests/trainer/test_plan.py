@@ -6,7 +6,19 @@ from finetune_api.names import FailureClass
 from finetune_api.status import PlanStatus
 from finetune_api.training import GradientCheckpointing
 from finetune_trainer.errors import RunError
-from finetune_trainer.plan import CHECKPOINTED_FROM, Load, Memory, Rung, choose, explained, ladder
+from finetune_trainer.plan import (
+    CHECKPOINTED_FROM,
+    COMPILE_GAIN,
+    COMPILE_SECONDS,
+    TRAINING_SHARE,
+    Load,
+    Memory,
+    Rung,
+    choose,
+    explained,
+    ladder,
+    pays_to_compile,
+)
 
 AUTO, ALWAYS, NEVER = GradientCheckpointing.AUTO, GradientCheckpointing.ALWAYS, GradientCheckpointing.NEVER
 MANY = Load(largest=8000, longest=1500)
@@ -76,6 +88,13 @@ def test_a_row_that_does_not_fit_alone_ends_the_run_with_the_numbers() -> None:
 
 def test_the_operators_ladder_reaches_activation_checkpointing() -> None:
     assert MEMORY_RUNGS > CHECKPOINTED_FROM
+
+
+@pytest.mark.parametrize(("longer", "pays"), [(0.0, False), (0.99, False), (1.01, True), (100.0, True)])
+def test_compiling_pays_once_it_saves_more_time_than_it_takes(longer: float, pays: bool) -> None:
+    """On a GPU that multiplies at 10¹⁵ operations per second."""
+    seconds = longer * COMPILE_SECONDS / COMPILE_GAIN
+    assert pays_to_compile(seconds * TRAINING_SHARE * 1e15, 1e15) is pays
 
 
 def test_the_table_says_what_how_and_why_in_columns() -> None:

@@ -79,6 +79,17 @@ class BrokenError(Exception):
     """A folder is no checkpoint, and why."""
 
 
+def newest_step(store: Store) -> int:
+    """The newest step that is said to be saved; 0 where none is."""
+    return max((step for step, _ in _folders(store, MANIFEST_KEY)), default=0)
+
+
+def _folders(store: Store, pattern: re.Pattern[str]) -> set[tuple[int, str]]:
+    """Step and key of each folder with an object whose key is like `pattern`."""
+    keys = (pattern.fullmatch(item.key) for item in store.list(f"{CHECKPOINTS_FOLDER}/"))
+    return {(int(match[2]), match[1]) for match in keys if match}
+
+
 @dataclass
 class Checkpoints:
     """The checkpoints of one run, as one attempt at it sees them."""
@@ -102,7 +113,7 @@ class Checkpoints:
 
         Raises RunError (InvalidConfig, CheckpointMismatch) where it is of other settings or data.
         """
-        for step, folder in sorted(self._folders(MANIFEST_KEY), reverse=True):
+        for step, folder in sorted(_folders(self.store, MANIFEST_KEY), reverse=True):
             try:
                 manifest = self._manifest(folder)
                 self._check_origin(manifest, folder)
@@ -135,7 +146,7 @@ class Checkpoints:
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """The weights after `step`. Raises RunError (Infrastructure) where there is no whole checkpoint of it."""
-        for found, folder in self._folders(MANIFEST_KEY):
+        for found, folder in _folders(self.store, MANIFEST_KEY):
             if found != step:
                 continue
             try:
@@ -174,20 +185,17 @@ class Checkpoints:
 
     def _remove_old(self, best_step: int | None) -> None:
         """All but the newest `keep` and the best; of two of one step, all but our own. The manifest goes first."""
-        by_step = dict(sorted(self._folders(MANIFEST_KEY), key=lambda found: found[1].endswith(self.origin.writer)))
+        by_step = dict(
+            sorted(_folders(self.store, MANIFEST_KEY), key=lambda found: found[1].endswith(self.origin.writer))
+        )
         newest = sorted(by_step, reverse=True)[: self.keep]
         kept = {folder for step, folder in by_step.items() if step in newest or step == best_step}
         # A folder above the newest that has no manifest is being written by a twin.
-        old = {folder for step, folder in self._folders(FOLDER_KEY) if step <= newest[0]} - kept
+        old = {folder for step, folder in _folders(self.store, FOLDER_KEY) if step <= newest[0]} - kept
         for folder in sorted(old):
             self.store.delete(f"{folder}/{MANIFEST_FILE}")
             for item in self.store.list(f"{folder}/"):
                 self.store.delete(item.key)
-
-    def _folders(self, pattern: re.Pattern[str]) -> set[tuple[int, str]]:
-        """Step and key of each folder with an object whose key is like `pattern`."""
-        keys = (pattern.fullmatch(item.key) for item in self.store.list(f"{CHECKPOINTS_FOLDER}/"))
-        return {(int(match[2]), match[1]) for match in keys if match}
 
     def _manifest(self, folder: str) -> CheckpointManifest:
         try:

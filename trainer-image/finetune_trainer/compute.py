@@ -1,5 +1,6 @@
 """Where and how precisely a run computes: fp32 on CPU, bf16 on a GPU that has it."""
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -37,6 +38,25 @@ class Compute:
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
+
+
+PRODUCT_SIZE, PRODUCTS = 4096, 10
+"""What is multiplied to find out how fast a GPU is: milliseconds, and 96 MiB in bf16."""
+
+
+def operations_per_second(compute: Compute) -> float:
+    """Floating-point operations of large matrix products in this precision, tried out on the GPU."""
+    factor = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE, device=compute.device, dtype=compute.dtype)
+    out = torch.empty_like(factor)
+
+    def multiply() -> float:
+        for _ in range(PRODUCTS):
+            torch.mm(factor, factor, out=out)
+        torch.cuda.synchronize(compute.device)
+        return time.monotonic()
+
+    began = multiply()  # The first products choose their kernel.
+    return PRODUCTS * 2 * PRODUCT_SIZE**3 / (multiply() - began)
 
 
 def compute_for(gpus: int, threads: int | None, gpu: int = 0) -> Compute:

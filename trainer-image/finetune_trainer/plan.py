@@ -20,6 +20,15 @@ CHECKPOINTED_FROM = 2
 USABLE_SHARE = 0.9
 """Share of the memory that a plan may fill: the rest is for what allocators round up and kernels take for a moment."""
 
+COMPILE_SECONDS = 120
+"""Time that compiling takes, forward and backward, for training and evaluation."""
+
+COMPILE_GAIN = 0.1
+"""Share of the time of training that compiled layers save; assumed with care, since no GPU has measured it here."""
+
+TRAINING_SHARE = 0.4
+"""Share of a GPU's speed in large matrix products that training reaches."""
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -102,6 +111,16 @@ def _first_that_fits(rungs: Sequence[Rung], cost: Callable[[Rung], int | None], 
             return number
         estimate = found
     raise _not_enough(rungs[-1], estimate, memory)
+
+
+def pays_to_compile(operations: float, per_second: float) -> bool:
+    """Whether training long enough is left; `operations` there are to do, `per_second` in large matrix products."""
+    return training_seconds(operations, per_second) * COMPILE_GAIN > COMPILE_SECONDS
+
+
+def training_seconds(operations: float, per_second: float) -> float:
+    """An estimate of the time that so many operations take."""
+    return operations / (per_second * TRAINING_SHARE)
 
 
 def explained(plan: PlanStatus, reasons: Mapping[str, str]) -> list[str]:

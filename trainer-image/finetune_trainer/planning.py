@@ -1,7 +1,7 @@
 """The plan of a run, made from its model, its rows, its device and what earlier attempts met; told in the log."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ from finetune_api.run import RunSpec
 from finetune_api.status import PlanStatus
 from finetune_api.training import GradientCheckpointing, MethodType
 
-from finetune_trainer.batch import Batch
+from finetune_trainer.batch import Batch, Packing
+from finetune_trainer.compiling import hindrance, layers_compiled
+from finetune_trainer.compute import Compute, operations_per_second
 from finetune_trainer.errors import RunError
+from finetune_trainer.flops import operations_per_token
 from finetune_trainer.loop import Settings
 from finetune_trainer.measure import Engine
 from finetune_trainer.memory import (
@@ -25,7 +28,20 @@ from finetune_trainer.memory import (
     weight_bytes,
 )
 from finetune_trainer.pack import micro_batches
-from finetune_trainer.plan import Choice, Load, Memory, Rung, choose, explained, gib, ladder
+from finetune_trainer.plan import (
+    COMPILE_GAIN,
+    COMPILE_SECONDS,
+    Choice,
+    Load,
+    Memory,
+    Rung,
+    choose,
+    explained,
+    gib,
+    ladder,
+    pays_to_compile,
+    training_seconds,
+)
 from finetune_trainer.prepared import TokenRows
 from finetune_trainer.shards import gathered
 
@@ -40,9 +56,14 @@ class Plan:
     reasons: dict[str, str]
     """By the name of what they explain."""
 
-    def working(self, engine: Engine) -> AbstractContextManager[None]:
+    @contextmanager
+    def working(self, engine: Engine) -> Iterator[None]:
         """Inside, the engine trains as planned."""
-        return checkpointing(engine.inner, self.status.activation_checkpointing)
+        with (
+            checkpointing(engine.inner, self.status.activation_checkpointing),
+            layers_compiled(engine.inner, self.status.compiled),
+        ):
+            yield
 
     def to_json(self) -> dict[str, Any]:
         """`plan.json`."""
@@ -57,6 +78,10 @@ class Planner:
     engine: Engine
     rows: TokenRows
     settings: Settings
+    steps_done: Callable[[], int] = lambda: 0
+    """Optimizer steps of earlier attempts; asked for where it matters."""
+    speed: Callable[[Compute], float] = operations_per_second
+    """Operations per second of the device; likewise."""
 
     @property
     def wanted(self) -> GradientCheckpointing:
@@ -74,7 +99,9 @@ class Planner:
             return None if known is None else known.total
 
         choice = choose(self._ladder(), self.spec.memory_rung, cost, memory)
-        plan = Plan(self._described(choice, memory), self._reasons(choice, found[choice.rung], memory))
+        compiled, why = self._compiling(choice.rung)
+        reasons = self._reasons(choice, found[choice.rung], memory) | {"compiled": why}
+        plan = Plan(self._described(choice, memory, compiled), reasons)
         tell(explained(plan.status, plan.reasons))
         return plan
 
@@ -98,7 +125,7 @@ class Planner:
         device, processes = engine.compute.device, engine.team.size
         with engine.attending(), checkpointing(engine.inner, rung.checkpointing):
             try:
-                if processes > 1 and self.spec.training.method.type is MethodType.FULL:
+                if self._sharded:
                     whole = gathered(engine.loss, engine.compute)
                     return sharded_footprint(engine.loss, batch, optimizer, device, processes, whole)
                 accumulating = self.settings.effective_batch > batch.rows
@@ -116,13 +143,35 @@ class Planner:
         source = f"trainer.memory, {gib(limit)}" if limit else "this machine's memory"
         return Memory(found, source, "raise trainer.memory")
 
-    def _described(self, choice: Choice, memory: Memory) -> PlanStatus:
+    def _compiling(self, rung: Rung) -> tuple[bool, str]:
+        """Whether layers are compiled, and why."""
+        engine, by_rows = self.engine, self.engine.packing is Packing.ROWS
+        hindered = hindrance(engine.inner, by_rows, rung.checkpointing, self._sharded)
+        if hindered:
+            return False, hindered
+        left = self._operations(self.settings.total_steps - self.steps_done()), self.speed(engine.compute)
+        words = f"an estimated {training_seconds(*left) / 60:.0f} min of training are left, compiling takes"
+        return pays_to_compile(*left), f"{words} {COMPILE_SECONDS // 60} and saves about {COMPILE_GAIN:.0%}"
+
+    def _operations(self, steps: int) -> float:
+        """Of one of the devices, in so many steps."""
+        parameters = list(self.engine.loss.parameters())
+        trained = sum(each.numel() for each in parameters if each.requires_grad)
+        tokens = steps * self.settings.effective_batch * float(self.rows.lengths.mean()) / self.engine.team.size
+        return tokens * operations_per_token(sum(each.numel() for each in parameters), trained)
+
+    @property
+    def _sharded(self) -> bool:
+        return self.engine.team.size > 1 and self.spec.training.method.type is MethodType.FULL
+
+    def _described(self, choice: Choice, memory: Memory, compiled: bool) -> PlanStatus:
         engine = self.engine
         return PlanStatus(
             precision=str(engine.compute.dtype).removeprefix("torch."),
             attention="packed" if engine.packed else "padded",
             micro_batch_tokens=choice.rung.tokens,
             activation_checkpointing=choice.rung.checkpointing,
+            compiled=compiled,
             memory_rung=self.spec.memory_rung,
             estimated_bytes=choice.estimate,
             available_bytes=None if memory.bytes is None else memory.available,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 
 from finetune_api.names import Activity, Stage
@@ -10,7 +11,7 @@ from finetune_api.run import RunResult, RunSpec
 
 from finetune_trainer.artifact import write_papers
 from finetune_trainer.base_findings import base_findings
-from finetune_trainer.checkpoint import Checkpoints, Origin
+from finetune_trainer.checkpoint import Checkpoints, Origin, newest_step
 from finetune_trainer.curve import Curve
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles
@@ -69,7 +70,8 @@ def train(
 
 
 def _plan(setup: Setup, engine: Engine, report: Reporter) -> Plan:
-    planner = Planner(setup.spec, engine, setup.prepared.train, setup.settings)
+    done = partial(newest_step, setup.store)
+    planner = Planner(setup.spec, engine, setup.prepared.train, setup.settings, done)
     plan = setup.team.from_first(lambda: planner.plan(report.log.table))
     report.plan(plan.status)
     return plan
@@ -100,7 +102,10 @@ def _checkpoints(setup: Setup, plan: Plan, packed: bool, report: Reporter) -> Ch
         index.files,
     ]
     run = sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    facts = setup.facts(packed) | {"microBatchTokens": plan.status.micro_batch_tokens}
+    facts = setup.facts(packed) | {
+        "microBatchTokens": plan.status.micro_batch_tokens,
+        "compiled": plan.status.compiled,
+    }
     origin = Origin(setup.writer[:WRITER_LENGTH], spec.attempt, run, facts)
     keep = index.effective_hyperparameters.save_total_limit or 1
     scratch = setup.scratch / f"rank-{setup.team.rank}"
