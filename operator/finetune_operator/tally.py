@@ -84,7 +84,7 @@ def _spent(status: FinetuneStatus) -> float:
 
 
 def _lost(status: FinetuneStatus) -> float:
-    """Of attempts that another one has followed, or that were the last: a pod that leaves may still save a checkpoint."""
+    """Of attempts that are over and done with: a pod that leaves may still save a checkpoint."""
     if status.cost is None:
         return 0.0
     if status.phase in ENDS:
