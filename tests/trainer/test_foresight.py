@@ -16,7 +16,7 @@ from finetune_trainer.model import load_base, load_model, shapes_on_gpu
 from finetune_trainer.planning import Planner
 from finetune_trainer.prepare import prepare
 from finetune_trainer.prepared import read_prepared
-from finetune_trainer.speed import SHARE, gpu_seconds
+from finetune_trainer.speed import speed_of
 from finetune_trainer.store import open_store
 
 from tests.trainer.runs import PAIR_TEMPLATES, a_dataset, a_run, some_pairs, write_jsonl
@@ -125,8 +125,14 @@ def test_quantised_weights_are_as_small_as_bitsandbytes_makes_them(model: Path, 
 
 
 @pytest.mark.parametrize(
-    ("gpu", "seconds"),
-    [("NVIDIA-H100-80GB-HBM3", 1000), ("h200", 1000), ("NVIDIA-L4", 8174), ("nvidia.com/gpu", None), ("L4000", None)],
+    ("gpu", "peak"),
+    [
+        ("NVIDIA-H100-80GB-HBM3", 989e12),
+        ("h200", 989e12),
+        ("NVIDIA-L4", 121e12),
+        ("nvidia.com/gpu", None),
+        ("L4000", None),
+    ],
 )
-def test_time_is_reckoned_for_gpus_that_are_known(gpu: str, seconds: int | None) -> None:
-    assert gpu_seconds(gpu, 1000 * 0.989e15 * SHARE) == seconds
+def test_the_speed_of_gpus_is_known_by_their_names(gpu: str, peak: float | None) -> None:
+    assert speed_of(gpu) == (None if peak is None else pytest.approx(0.8 * peak))

@@ -4,7 +4,7 @@ The planner makes the plan that training will make, from a model without weights
 precision: attention that copies the rows of a batch counts a little more than the GPU's kernel takes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
 from finetune_api.run import GpuSize, RunSpec
@@ -21,11 +21,11 @@ from finetune_trainer.measure import Engine
 from finetune_trainer.memory import Footprint
 from finetune_trainer.model import bare, shapes_on_gpu
 from finetune_trainer.parallel import Team
-from finetune_trainer.plan import Memory, Rung, gib
+from finetune_trainer.plan import Memory, Rung, gib, training_seconds
 from finetune_trainer.planning import Planner
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.probe import find_packing
-from finetune_trainer.speed import gpu_seconds
+from finetune_trainer.speed import speed_of
 
 ON_GPU = Compute(torch.device("cpu"), torch.bfloat16)
 """How the GPU computes, on tensors that this machine can have."""
@@ -41,6 +41,7 @@ LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 class PlannerAhead(Planner):
     """A planner for a GPU that is not here."""
 
+    _: KW_ONLY
     gpu: GpuSize
     quantised_away: int
     """Bytes that the weights will be smaller by."""
@@ -57,7 +58,10 @@ class PlannerAhead(Planner):
 
 
 def foresee(spec: RunSpec, gpu: GpuSize, files: ModelFiles, prepared: Prepared) -> PlanStatus:
-    """The plan on this GPU. Raises RunError (InvalidConfig, NotEnoughMemory) where not even one row fits."""
+    """The plan on this GPU, but for compiling, which only the GPU itself can tell of.
+
+    Raises RunError (InvalidConfig, NotEnoughMemory) where not even one row fits.
+    """
     effective = prepared.index.effective_hyperparameters
     shapes = shapes_on_gpu(files.model.folder, spec.training, files.adapter)
     inner = bare(shapes.model)
@@ -71,11 +75,13 @@ def foresee(spec: RunSpec, gpu: GpuSize, files: ModelFiles, prepared: Prepared) 
 
 def training_estimate(gpu: GpuSize, prepared: Prepared) -> TrainingEstimate | None:
     """How long training will take; None for a GPU that nobody has heard of."""
-    found, data = prepared.index.resolved, prepared.index.data
+    found, data, speed = prepared.index.resolved, prepared.index.data, speed_of(gpu.name)
+    if speed is None:
+        return None
     per_token = operations_per_token(found.parameters or 0, found.trainable_parameters or 0)
     passes = _passes(prepared.index.effective_hyperparameters, data.sequences)
-    seconds = gpu_seconds(gpu.name, per_token * data.tokens * passes)
-    return None if seconds is None else TrainingEstimate(gpu=gpu.name, gpu_seconds=seconds)
+    seconds = training_seconds(per_token * data.tokens * passes, speed)
+    return TrainingEstimate(gpu=gpu.name, gpu_seconds=round(seconds))
 
 
 def _passes(effective: EffectiveHyperparameters, sequences: int) -> float:

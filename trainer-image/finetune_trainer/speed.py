@@ -1,4 +1,4 @@
-"""How long a GPU trains, reckoned from its name: a first figure for the price, before anybody has measured. Pure."""
+"""How fast a GPU is, reckoned from its name: a first figure for time and price, before anybody has measured. Pure."""
 
 import re
 
@@ -18,15 +18,15 @@ PEAKS = {
 }
 """Dense bf16 operations in a second, of the fastest form of each. Source: NVIDIA's data sheets."""
 
-SHARE = 0.35
-"""Of the peak that a training step comes to; good stacks reach 0.3 to 0.45 with models of some billions of weights."""
+PRODUCT_SHARE = 0.8
+"""Of the peak that large matrix products come to."""
 
 
-def gpu_seconds(gpu: str, operations: float) -> int | None:
-    """Seconds that one GPU of this name takes for so many operations; None for a name that says nothing.
+def speed_of(gpu: str) -> float | None:
+    """Operations per second in large matrix products of a GPU with this name; None for a name that says nothing.
 
     `gpu` is such as `NVIDIA-H100-80GB-HBM3` or `H100`.
     """
     words = re.split(r"[^A-Z0-9]+", gpu.upper())
     peak = next((PEAKS[word] for word in words if word in PEAKS), None)
-    return None if peak is None else round(operations / (peak * SHARE))
+    return None if peak is None else peak * PRODUCT_SHARE
