@@ -26,6 +26,7 @@ class Reason(StrEnum):
     READING_RESULT = "ReadingResult"
     CLEANED_UP = "CleanedUp"
     CLEANUP_FAILED = "CleanupFailed"
+    NODE_LOST = "NodeLost"
 
     SUCCEEDED = "Succeeded"
     SUSPENDED = "Suspended"
@@ -111,6 +112,10 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
         ),
         Reason.READING_RESULT: ReasonFacts(
             "A Job is complete and its words are lost: another Job reads from S3 what it came to.", NOTHING
+        ),
+        Reason.NODE_LOST: ReasonFacts(
+            "A pod did not leave in time, and its node is gone or not ready: it is removed, and the run starts again.",
+            NOTHING,
         ),
         Reason.CLEANED_UP: ReasonFacts(
             "Only an Event, at the deletion of a Finetune with `deletionPolicy: Delete`: what it wrote is removed.",

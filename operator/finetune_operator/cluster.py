@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from finetune_api import names
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.status import FinetuneStatus
 from finetune_api.words import one_line, shortened
@@ -24,7 +25,16 @@ from kubernetes.aio.config import ConfigException
 from finetune_operator import metrics
 from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
-from finetune_operator.observed import Cleanup, Job, JobState, Labels, Observed, observed_children, observed_cleanup
+from finetune_operator.observed import (
+    Cleanup,
+    Job,
+    JobState,
+    Labels,
+    Observed,
+    Pod,
+    observed_children,
+    observed_cleanup,
+)
 from finetune_operator.remembered import Remembered
 
 log = logging.getLogger(__name__)
@@ -175,6 +185,35 @@ class Cluster:
         bodies = answer.get("items", [answer] if answer else []) or []  # A list of nothing is null.
         return self._nodes.put(key, tuple(body["metadata"].get("labels", {}) for body in bodies))
 
+    async def node_trouble(self, name: str) -> str | None:
+        """What is wrong with a node: it is gone, or not ready; None where it is well, or may not be read."""
+        try:
+            node = await self._get(f"/api/v1/nodes/{name}")
+        except Refused as refusal:
+            log.info("nodes are not read: %s", refusal)
+            return None
+        if node is None:
+            return "is gone"
+        conditions = {condition["type"]: condition for condition in node.get("status", {}).get("conditions", [])}
+        ready: dict[str, Any] = conditions.get("Ready", {})
+        return None if ready.get("status") == "True" else f"is not ready ({ready.get('reason', 'nobody says why')})"
+
+    async def remove_lost_pod(self, namespace: str, pod: Pod, message: str, now: datetime) -> None:
+        """Call this very pod failed, as the pod collector of Kubernetes does, and delete it without its kubelet.
+
+        Without the first, the Job controller would wait for the kubelet, and keep the pod.
+        """
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod.name}"
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": Reason.NODE_LOST.value, "message": message}
+        stamped = condition | {"lastTransitionTime": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+        body = {"metadata": {"uid": pod.uid}, "status": {"phase": "Failed", "conditions": [stamped]}}
+        merge = "application/strategic-merge-patch+json"
+        try:
+            await self._request("PATCH", f"{path}/status", body=body, content_type=merge)
+            await self._delete(path, pod.uid, propagation="Background", grace_seconds=0)
+        except (Conflict, Refused) as error:
+            log.warning("pod %s stays: %s", pod.name, error)
+
     async def create(self, manifest: Manifest) -> None:
         """Create the object; one that is there already is adopted if it was made for the same Finetune.
 
@@ -211,9 +250,10 @@ class Cluster:
         meta = finetune.metadata
         await self._delete(f"{_finetunes(meta.namespace)}/{meta.name}", meta.uid, propagation="Background")
 
-    async def _delete(self, path: str, uid: str, propagation: str) -> None:
+    async def _delete(self, path: str, uid: str, propagation: str, grace_seconds: int | None = None) -> None:
         """Delete the object with that uid. One that is gone, or is another by now, is left alone."""
-        options = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        options |= {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         try:
             await self._request("DELETE", path, body=options | {"preconditions": {"uid": uid}})
         except Conflict as conflict:

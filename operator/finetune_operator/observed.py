@@ -61,6 +61,8 @@ class Pod:
     """Which pod of its Job it is; the first one of a gang speaks for all."""
     node: str | None = None
     """Name of its node, once it has one."""
+    leaves_by: datetime | None = None
+    """When it must have left, once it was told to; its grace period is counted in."""
 
     @property
     def is_active(self) -> bool:
@@ -178,6 +180,11 @@ class Observed:
         trains = sorted((job for job in self.jobs if job.stage is Stage.TRAIN), key=lambda job: -job.attempt)
         return next((pod.node for job in trains for pod in job.pods if pod.node), None)
 
+    def overdue_pods(self, since: datetime) -> tuple[Pod, ...]:
+        """Pods that should have left by then, and of which nobody says that they have."""
+        pods = [*self.orphans, *(pod for job in self.jobs for pod in job.pods)]
+        return tuple(pod for pod in pods if pod.is_active and pod.leaves_by and pod.leaves_by <= since)
+
     def reading_of(self, job: Job) -> Job | None:
         """The Job that reads what this one came to."""
         wanted = (job.stage, job.attempt)
@@ -275,6 +282,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
         message=terminated.get("message"),
         disruption=disruption.get("reason") if disruption.get("status") == "True" else deleted,
         reason=status.get("reason"),
+        leaves_by=parse_time(metadata.get("deletionTimestamp")),
         index=_index(metadata),
         node=body.get("spec", {}).get("nodeName"),
     )

@@ -1,7 +1,7 @@
 """One pass over one Finetune: observe, decide, write the status once, act. The story of the operator."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,11 +11,12 @@ from finetune_api.resource import Finetune
 from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
-from finetune_operator.cluster import Cluster, Invalid, Key, NamespaceTerminating, Refused
+from finetune_operator.cluster import Cluster, Invalid, Key, Refused
 from finetune_operator.conditions import condition_of
 from finetune_operator.decide import decide, is_ours, refused
-from finetune_operator.deletion import depart, kept, needs_finalizer
-from finetune_operator.errands import cleanup_job, reading_job
+from finetune_operator.deletion import needs_finalizer
+from finetune_operator.errands import reading_job
+from finetune_operator.leaving import remove_lost_pods, take_leave, tell
 from finetune_operator.manifests import attempt_manifests, queue_labels
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
@@ -44,6 +45,7 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
     now = datetime.now(UTC).replace(microsecond=0)
     decision = decide(finetune, observed, settings, now)
     decided = await write(finetune, decision.status, cluster, now)
+    await remove_lost_pods(decided, observed, cluster, settings, now)
     for job in decision.stop:
         await cluster.delete_job(key.namespace, job)
     for job in decision.relabel:
@@ -69,32 +71,6 @@ async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: S
     return decision.check_again
 
 
-async def take_leave(finetune: Finetune, cluster: Cluster, settings: Settings) -> timedelta | None:
-    """One step of going, for a Finetune whose files are to go with it; any other goes by itself."""
-    if not is_ours(finetune) or CLEANUP_FINALIZER not in finetune.metadata.finalizers:
-        return None
-    observed = replace(await cluster.list_children(finetune), cleanup=await cluster.get_cleanup(finetune))
-    now = datetime.now(UTC).replace(microsecond=0)
-    departure = depart(finetune, observed, settings, now)
-    for job in departure.stop:
-        await cluster.delete_job(finetune.metadata.namespace, job)
-    farewell = departure.farewell
-    if departure.cleanup_seconds is not None:
-        try:
-            await cluster.create(cleanup_job(finetune, settings, departure.cleanup_seconds))
-        except (NamespaceTerminating, Invalid) as never:
-            farewell = kept(finetune, str(never))
-    if farewell is None:
-        return departure.check_again
-    others = [name for name in finetune.metadata.finalizers if name != CLEANUP_FINALIZER]
-    await cluster.set_finalizers(finetune, others)
-    log.info(
-        "%s is gone: %s", finetune.metadata.name, farewell.message
-    )  # No Event fits into a namespace that goes too.
-    await tell(finetune, [farewell], cluster, now)
-    return None
-
-
 async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, now: datetime) -> Finetune:
     """Write the status if it has changed, and tell its turns as Events; returns the Finetune as it is then."""
     if status == finetune.status:
@@ -105,12 +81,6 @@ async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, no
     await tell(finetune, turns(finetune.status, status), cluster, now)
     metadata = finetune.metadata.model_copy(update={"resource_version": version})
     return finetune.model_copy(update={"status": status, "metadata": metadata})
-
-
-async def tell(finetune: Finetune, turns: Iterable[Turn], cluster: Cluster, now: datetime) -> None:
-    """Record each turn as an Event."""
-    for turn in turns:
-        await cluster.record_event(finetune, turn.warning, turn.reason, turn.message, now)
 
 
 async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> Observed:

@@ -58,6 +58,9 @@ class Settings(Model):
     """Wait before the first retry of an infrastructure failure; each further wait is twice as long."""
     retry_wait_limit_seconds: Annotated[float, Field(gt=0)] = 300
     """Longest such wait."""
+    node_loss_seconds: Annotated[float, Field(ge=0)] = 60
+    """How long after its grace period a pod is removed by force that has not left its node, where that is gone or not
+    ready."""
     cleanup_seconds: Annotated[int, Field(ge=1)] = 600
     """How long a Finetune that is deleted with `output.deletionPolicy: Delete` may wait for its files to be removed,
     beside the grace period of its pods; after that it goes without."""

@@ -56,7 +56,8 @@ def test_the_operator_may_write_the_status_of_a_finetune_and_remove_one_whose_ti
     verbs = {resource: set(rule["verbs"]) for rule in own["rules"] for resource in rule["resources"]}
     assert verbs["finetunes"] == {"get", "list", "watch", "patch", "delete"}
     assert verbs["finetunes/status"] == {"get", "patch"}
-    assert verbs["pods"] == {"get", "list", "watch"}
+    assert verbs["pods"] == {"get", "list", "watch", "delete"}
+    assert verbs["pods/status"] == {"patch"}
 
 
 def test_a_list_of_namespaces_keeps_the_operator_out_of_all_others(chart: Chart) -> None:

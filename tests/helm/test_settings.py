@@ -31,7 +31,8 @@ CHANGED: dict[str, Any] = {
     "statusIntervalSeconds": 0,
     "retryWaitSeconds": 1000000,
     "retryWaitLimitSeconds": 2000000,
-    "cleanupSeconds": 60,
+    "nodeLossSeconds": 0,
+    "cleanupSeconds": 61,
     "logFormat": "text",
 }
 """Each setting at another value than its default."""

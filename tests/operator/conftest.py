@@ -30,7 +30,8 @@ def operator(
 ) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("operator")
     gpus = [{"name": "H100", "nodeLabels": {"pool": "h100"}, "pricePerHour": "2.50", "tokensPerSecond": 100}]
-    settings = {"retryWaitSeconds": 1, "resyncSeconds": 5, "gpus": gpus, "prices": {"currency": "EUR"}}
+    waits = {"retryWaitSeconds": 1, "resyncSeconds": 5, "nodeLossSeconds": 1}
+    settings = {**waits, "gpus": gpus, "prices": {"currency": "EUR"}}
     with running_operator(light_cluster.kubeconfig, directory, port, **settings):
         yield directory / "operator.log"
     assert "bug in the operator" not in (directory / "operator.log").read_text()

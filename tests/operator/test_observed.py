@@ -1,14 +1,16 @@
 """What a pass makes of children that somebody has touched."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_operator.manifests import child_name
-from finetune_operator.observed import observed_children
+from finetune_operator.observed import JobState, Observed, observed_children
 
-from tests.builders import UID, a_finetune
+from tests import builders
+from tests.builders import NOON, UID, a_finetune, a_pod
 
 
 def a_job(name: str, **metadata: Any) -> dict[str, Any]:
@@ -34,3 +36,13 @@ def test_a_pod_whose_index_was_edited_stops_no_pass() -> None:
 def test_somebody_elses_job_in_our_finetunes_name_is_no_attempt() -> None:
     jobs = observed_children([a_job("notebook"), a_job("story-train-0"), a_job("story-train-1-copy")], [], UID).jobs
     assert jobs == ()
+
+
+def test_only_pods_that_should_have_left_and_may_still_run_are_overdue() -> None:
+    leaving = a_pod(name="leaving", phase="Running", leaves_by=NOON)
+    later = a_pod(name="later", phase="Running", leaves_by=NOON + timedelta(seconds=1))
+    ended = a_pod(name="ended", phase="Failed", leaves_by=NOON)
+    orphan = a_pod(name="orphan", phase="Pending", leaves_by=NOON)
+    job = builders.a_job(Stage.TRAIN, 1, JobState.RUNNING, leaving, later, ended, a_pod(phase="Running"))
+    seen = Observed(jobs=(job,), orphans=(orphan,))
+    assert [pod.name for pod in seen.overdue_pods(NOON)] == ["orphan", "leaving"]

@@ -75,7 +75,10 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
   verbs: [get, list, watch, create, patch, delete] # Patched: the priority of one in a queue.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete] # Deleted only where its node is lost, since nobody else does.
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch] # As above: it is called failed first.
 - apiGroups: [""]
   resources: [configmaps, services] # A Service only for a gang of several pods.
   verbs: [get, create]

@@ -1,5 +1,7 @@
-"""On a real API server: a lost result is read, and whatever is deleted leaves nothing, with its files or without."""
+"""On a real API server: lost results, deletion with files and without, and pods whose node is lost."""
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.operator.kubelet import (
     end_this_pod,
     finetune,
     job_of,
+    jobs_of,
     patch,
     phase,
     pod_of,
@@ -149,3 +152,49 @@ def test_whether_the_files_go_too_cannot_be_changed(kubectl: Kubectl, operator: 
     kubectl.apply(a_body("decided", suspend=True))
     with pytest.raises(AssertionError, match="output"):
         patch(kubectl, "decided", **DELETE)
+
+
+def make_node(kubectl: Kubectl, name: str, ready: bool) -> None:
+    """A node whose kubelet has last said that it is ready, or that it is not."""
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    kubectl.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    condition = {"type": "Ready", "status": str(ready), "reason": "KubeletSaysSo", **times}
+    body = {"conditions": [condition]}
+    kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": body}))
+
+
+def bind(kubectl: Kubectl, pod: str, node: str) -> None:
+    """What a scheduler does."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/binding"
+    target = {"apiVersion": "v1", "kind": "Node", "name": node}
+    binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+    kubectl("create", "--raw", path, "-f", "-", stdin=binding)
+
+
+def test_a_pod_on_a_lost_node_is_removed_and_the_run_goes_on(kubectl: Kubectl, operator: Path) -> None:
+    pods = {}
+    for name, ready in {"node-well": True, "node-lost": False}.items():
+        make_node(kubectl, name, ready)
+        kubectl.apply(a_body(name))
+        end_pod(kubectl, name, Stage.PREPARE, a_result(Stage.PREPARE).to_message())
+        pods[name] = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, Stage.TRAIN)))["metadata"]["name"]  # noqa: B023
+        bind(kubectl, pods[name], name)
+        start_pod(kubectl, name, Stage.TRAIN)
+        eventually(lambda: phase(kubectl, name) == "Training")  # noqa: B023
+    kubectl("delete", "pod", *pods.values(), "-n", NAMESPACE, "--grace-period=1", "--wait=false")
+    eventually(lambda: job_of(kubectl, "node-lost", Stage.TRAIN, 2))
+    status = finetune(kubectl, "node-lost")["status"]
+    assert (status["restarts"], status["retries"]) == (1, 0)
+    events = kubectl.get("events", "-n", NAMESPACE, "--field-selector", "reason=NodeLost")["items"]
+    assert [event["involvedObject"]["name"] for event in events] == ["node-lost"]
+    assert "its node node-lost is not ready (KubeletSaysSo)" in events[0]["message"]
+    assert kubectl.get("pod", pods["node-well"], "-n", NAMESPACE)["metadata"]["deletionTimestamp"]
+    assert finetune(kubectl, "node-well")["status"]["attempts"] == 1
+    assert pods["node-lost"] not in kubectl("get", "pods", "-n", NAMESPACE, "-o", "name")
+
+    patch(kubectl, "node-well", suspend=True)
+    eventually(lambda: job_of(kubectl, "node-well", Stage.TRAIN)["metadata"].get("deletionTimestamp"))
+    kubectl("delete", "node", "node-well")
+    eventually(lambda: phase(kubectl, "node-well") == "Suspended")
+    assert jobs_of(kubectl, "node-well") == ["prepare-1"]
