@@ -3,7 +3,9 @@
 from datetime import datetime, timedelta
 
 from finetune_api.names import ConditionType, FailureClass
+from finetune_api.output import DeletionPolicy
 from finetune_api.reasons import Reason
+from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus, Resolved
 
 from finetune_operator import steps
@@ -33,7 +35,7 @@ def awaited(run: Run) -> Step | None:
     if ref is None or (run.status.resolved and run.status.resolved.model_uri):
         return None
     base = run.observed.base
-    if base is None:
+    if base is None or _goes_with_its_files(base):
         return _missing(run, ref.name)
     if base.metadata.uid == run.finetune.metadata.uid:
         return steps.failed(
@@ -47,6 +49,10 @@ def awaited(run: Run) -> Step | None:
     return steps.waiting(
         run, Reason.WAITING_FOR_BASE_MODEL, f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30)
     )
+
+
+def _goes_with_its_files(base: Finetune) -> bool:
+    return bool(base.metadata.deletion_timestamp) and base.spec.output.deletion_policy is DeletionPolicy.DELETE
 
 
 def _missing(run: Run, name: str) -> Step:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.installed import BUCKET, GANG_STEPS, NAMESPACE, ROWS, Product, a_run, product
+from tests.e2e.installed import BUCKET, GANG_STEPS, NAMESPACE, POD, ROWS, Product, a_run, product
 
 __all__ = ["product", "runs"]
 
@@ -23,6 +23,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "straight": {},
     "full": {"method": {"type": "full"}, "datasets": [{"name": "rows", "uri": "configmap://rows/rows.jsonl"}]},
     "broken-data": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/broken.jsonl"}]},
+    "no-volume": {"datasets": [{"name": "rows", "uri": "pvc://absent/rows.jsonl"}]},
+    "no-gpu": {"trainer": POD | {"gpusPerNode": 1}},
     "no-file": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/nowhere.jsonl"}]},
     "no-model": {"model": {"uri": f"s3://{BUCKET}/nothing"}},
     "wrong-keys": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "wrong"}}},

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from finetune_api.names import ConditionType, FailureClass, Phase, Stage
-from finetune_api.resource import Finetune
 from finetune_api.run import RunResult
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of, is_true
@@ -31,10 +30,11 @@ PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
 
 
-def decided(status: FinetuneStatus | None, *jobs: Job, report: Report | None = None, base: Finetune | None = None,
-            seconds: float = 0, **spec: Any) -> Decision:  # fmt: skip
+def decided(
+    status: FinetuneStatus | None, *jobs: Job, report: Report | None = None, seconds: float = 0, **spec: Any
+) -> Decision:
     """One decision, `seconds` after noon."""
-    observed = Observed(jobs=jobs, report=report, base=base)
+    observed = Observed(jobs=jobs, report=report)
     return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
 
 
@@ -473,30 +473,6 @@ def test_a_further_attempt_shows_what_it_goes_on_from() -> None:
     assert [row.step for row in again.history] == [3, 7]
     assert again.best is None, "it was measured after the checkpoint, and is measured again"
     assert decided(again, left).status == again
-
-
-def base_run(status: FinetuneStatus | None = None) -> Finetune:
-    base = a_finetune(status=status)
-    return base.model_copy(update={"metadata": base.metadata.model_copy(update={"name": "base", "uid": "other"})})
-
-
-def test_a_run_waits_for_the_one_it_builds_on_and_starts_from_its_artifact() -> None:
-    spec: dict[str, Any] = {"model": {"finetuneRef": {"name": "base"}}}
-    waiting = decided(None, base=base_run(), **spec)
-    assert (waiting.start, told(waiting.status, ConditionType.READY)[1]) == (None, "WaitingForBaseModel")
-    finished = decided(after_prepare(), done(PREPARE), done(TRAIN)).status
-    ready = decided(waiting.status, base=base_run(finished), **spec)
-    assert ready.start == Attempt(PREPARE, 1)
-    assert ready.status.resolved is not None
-    assert ready.status.resolved.model_uri == "s3://out/a"
-
-
-def test_a_run_fails_with_the_one_it_builds_on() -> None:
-    spec: dict[str, Any] = {"model": {"finetuneRef": {"name": "base"}}}
-    broken = decided(after_prepare(), failed(TRAIN, exit_code=45)).status
-    assert decided(None, base=base_run(broken), **spec).status.failure.reason == "BaseModelFailed"  # type: ignore[union-attr]
-    assert decided(None, seconds=59, **spec).status.failure is None
-    assert decided(None, seconds=60, **spec).status.failure.reason == "BaseModelNotFound"  # type: ignore[union-attr]
 
 
 def test_code_of_a_model_runs_only_where_the_operator_allows_it() -> None:

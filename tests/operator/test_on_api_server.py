@@ -199,13 +199,61 @@ def test_a_run_is_suspended_resumed_and_cancelled(kubectl: Kubectl, operator: Pa
     ) == 2
 
 
-def test_a_pod_that_never_gets_a_node_holds_the_run_until_it_is_given_more_time(
+def tell_of_pod(kubectl: Kubectl, pod: str, reason: str, message: str) -> None:
+    """A warning, as a kubelet records it."""
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    about = {"apiVersion": "v1", "kind": "Pod", "namespace": NAMESPACE, "name": pod}
+    event = {"metadata": {"name": f"{pod}.1", "namespace": NAMESPACE}, "involvedObject": about, "lastTimestamp": now}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": reason, "message": message} | event
+    )
+
+
+def test_a_run_that_cannot_start_is_held_in_the_words_of_whoever_stands_in_the_way(
     kubectl: Kubectl, operator: Path
 ) -> None:
-    kubectl.apply(a_body("no-node", pendingDeadlineSeconds=1))
-    eventually(lambda: phase(kubectl, "no-node") == "Suspended", 30)
-    failure = finetune(kubectl, "no-node")["status"]["failure"]
-    assert (failure["class"], failure["reason"]) == ("NotStarted", "PendingDeadlineExceeded")
+    """The scheduler and the kubelet are played; the quota is a real one, and the Job controller speaks for it."""
+    container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": False, "restartCount": 0}
+    pulling = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "trainer:test"'}}
+    creating = {"waiting": {"reason": "ContainerCreating"}}
+    unscheduled = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are free",
+    }
+    statuses: dict[str, dict[str, Any]] = {
+        "no-node": {"conditions": [unscheduled | {"type": "PodScheduled", "status": "False"}]},
+        "no-image": {"containerStatuses": [container | {"state": pulling}]},
+        "no-volume": {"containerStatuses": [container | {"state": creating}]},
+    }
+    words = {
+        "no-node": "Unschedulable: 0/3 nodes are free",
+        "no-image": 'ImagePullBackOff: Back-off pulling image "trainer:test"',
+        "no-volume": "FailedMount: volume claim-0 is gone",
+        "no-quota": "exceeded quota: pods, requested: count/pods=1, used: count/pods=0, limited: count/pods=0",
+    }
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "no-pods"}})
+    quota = {"metadata": {"name": "pods", "namespace": "no-pods"}, "spec": {"hard": {"count/pods": "0"}}}
+    kubectl.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+    eventually(lambda: kubectl.get("resourcequota", "pods", "-n", "no-pods")["status"].get("used"))
+    kubectl.apply(a_body("no-quota", namespace="no-pods", pendingDeadlineSeconds=12))
+    for name, status in statuses.items():
+        kubectl.apply(a_body(name, pendingDeadlineSeconds=12))
+        pod = eventually(lambda: pod_of(kubectl, job_of(kubectl, name, Stage.PREPARE)))["metadata"]["name"]  # noqa: B023
+        kubectl.set_status("pod", NAMESPACE, pod, status)
+        if name == "no-volume":
+            tell_of_pod(kubectl, pod, "FailedMount", "volume claim-0 is gone")
+
+    def messages() -> dict[str, str]:
+        places = {name: NAMESPACE if name in statuses else "no-pods" for name in words}
+        found = {name: kubectl.get("finetune", name, "-n", place)["status"] for name, place in places.items()}
+        assert {status.get("phase") for status in found.values()} == {"Suspended"}
+        return {name: status["failure"]["message"] for name, status in found.items()}
+
+    told = eventually(messages, 40)
+    for name, expected in words.items():
+        assert expected in told[name]
     eventually(lambda: jobs_of(kubectl, "no-node") == [])
     patch(kubectl, "no-node", pendingDeadlineSeconds=600)
     eventually(lambda: jobs_of(kubectl, "no-node") == ["prepare-2"])
