@@ -17,7 +17,6 @@ from finetune_api import names
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.status import FinetuneStatus
-from finetune_api.words import one_line, shortened
 from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.config import ConfigException
@@ -38,9 +37,6 @@ from finetune_operator.observed import (
 from finetune_operator.remembered import Remembered
 
 log = logging.getLogger(__name__)
-
-EVENT_MESSAGE_LENGTH = 1024
-"""Longest message of an Event. Source: Kubernetes API, Event v1 core."""
 
 REQUEST_SECONDS = 30
 """Longest one request may take."""
@@ -289,33 +285,24 @@ class Cluster:
         answer = await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
         return str(answer["metadata"]["resourceVersion"])
 
-    async def record_event(self, finetune: Finetune, warning: bool, reason: str, message: str, now: datetime) -> None:
-        """A core/v1 Event about the Finetune. One that cannot be recorded holds nothing up."""
-        meta = finetune.metadata
-        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        manifest = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"namespace": meta.namespace, "generateName": f"{meta.name}."},
-            "involvedObject": {
-                "apiVersion": names.API_VERSION,
-                "kind": names.KIND,
-                "name": meta.name,
-                "namespace": meta.namespace,
-                "uid": meta.uid,
-            },
-            "type": "Warning" if warning else "Normal",
-            "reason": reason,
-            "message": shortened(one_line(message), EVENT_MESSAGE_LENGTH),
-            "source": {"component": names.FIELD_MANAGER},
-            "firstTimestamp": stamp,
-            "lastTimestamp": stamp,
-            "count": 1,
-        }
+    async def record_event(self, event: Manifest) -> None:
+        """Record an Event; one that is there already is counted up. One that cannot be recorded holds nothing up."""
+        path = f"/api/v1/namespaces/{event['metadata']['namespace']}/events"
         try:
-            await self._request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body=manifest)
-        except (ClusterUnreachable, Conflict, Refused) as error:
+            await self._request("POST", path, body=event)
+        except Conflict:
+            await self._count_up(f"{path}/{event['metadata']['name']}", event["lastTimestamp"])
+        except (ClusterUnreachable, Refused) as error:
             log.warning("an event was not recorded: %s", error)
+
+    async def _count_up(self, path: str, last: str) -> None:
+        try:
+            known = await self._get(path)
+            if known:
+                body = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": last}
+                await self._request("PATCH", path, body=body, content_type="application/merge-patch+json")
+        except (ClusterUnreachable, Conflict, Refused) as error:
+            log.warning("an event was not counted up: %s", error)
 
     async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
         """The Lease, or None where there is none."""

@@ -15,6 +15,7 @@ from finetune_operator.deletion import depart, kept
 from finetune_operator.errands import cleanup_job
 from finetune_operator.observed import Observed
 from finetune_operator.settings import Settings
+from finetune_operator.turns import event_manifest
 from finetune_operator.verdict import Turn
 
 log = logging.getLogger(__name__)
@@ -65,4 +66,4 @@ async def remove_lost_pods(
 async def tell(finetune: Finetune, turns: Iterable[Turn], cluster: Cluster, now: datetime) -> None:
     """Record each turn as an Event."""
     for turn in turns:
-        await cluster.record_event(finetune, turn.warning, turn.reason, turn.message, now)
+        await cluster.record_event(event_manifest(finetune, turn, now))

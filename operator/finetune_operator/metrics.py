@@ -6,7 +6,9 @@ how they stand, is told by `fleet.py`; what they came to, by `tally.py`.
 
 from enum import StrEnum
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # The time at which each counter began would be as many series again.
 
 
 class PassOutcome(StrEnum):

@@ -1,18 +1,15 @@
 """One pass over one Finetune: observe, decide, write the status once, act. The story of the operator."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_api.names import CLEANUP_FINALIZER, ConditionType, Stage
-from finetune_api.reasons import Reason
+from finetune_api.names import CLEANUP_FINALIZER, Stage
 from finetune_api.resource import Finetune
-from finetune_api.status import Condition, ConditionStatus, FinetuneStatus
+from finetune_api.status import FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
-from finetune_operator.conditions import condition_of
 from finetune_operator.decide import decide, is_ours, refused
 from finetune_operator.deletion import needs_finalizer
 from finetune_operator.errands import reading_job
@@ -21,7 +18,8 @@ from finetune_operator.manifests import attempt_manifests, queue_labels
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
-from finetune_operator.verdict import Turn, is_over
+from finetune_operator.turns import turns
+from finetune_operator.verdict import is_over
 
 log = logging.getLogger(__name__)
 
@@ -103,45 +101,3 @@ async def with_nodes(seen: Observed, finetune: Finetune, cluster: Cluster) -> Ob
     if node := seen.train_node:
         return replace(seen, node=await cluster.node_labels(node))
     return replace(seen, nodes=await cluster.nodes_with(finetune.spec.trainer.node_selector))
-
-
-TOLD = (
-    ConditionType.DATA_VALIDATED,
-    ConditionType.SCHEDULED,
-    ConditionType.PROGRESSING,
-    ConditionType.TRAINED,
-    ConditionType.EVALUATED,
-    ConditionType.ARTIFACT_PUBLISHED,
-    ConditionType.SUCCEEDED,
-    ConditionType.STALLED,
-    ConditionType.SUSPENDED,
-)
-"""Conditions whose turns are Events."""
-
-
-SILENT_WHEN_FALSE = (ConditionType.STALLED, ConditionType.SUSPENDED, ConditionType.SUCCEEDED)
-"""That nothing is stalled or suspended is no news; and that a run has not succeeded, Stalled says in the same words."""
-
-
-def turns(before: FinetuneStatus, after: FinetuneStatus) -> Iterator[Turn]:
-    """What happened between two statuses, each thing once."""
-    for kind in TOLD:
-        old, new = condition_of(before, kind), condition_of(after, kind)
-        if new and _has_turned(old, new):
-            bad = (new.status is ConditionStatus.TRUE) == (kind is ConditionType.STALLED)
-            yield Turn(bad, new.reason, new.message)
-    if after.retry_at and after.retry_at != before.retry_at and after.failure:
-        yield Turn(
-            True, after.failure.reason, f"will try again at {after.retry_at:%H:%M:%S} UTC: {after.failure.message}"
-        )
-    if after.restarts > before.restarts:
-        yield Turn(False, Reason.RESTARTED, f"restart {after.restarts}: a pod was removed by the cluster")
-
-
-def _has_turned(old: Condition | None, new: Condition) -> bool:
-    """True when the condition has a new, definite status; that nothing is stalled is no news."""
-    if new.status is ConditionStatus.UNKNOWN or (new.type in SILENT_WHEN_FALSE and new.status is ConditionStatus.FALSE):
-        return False
-    if new.type is ConditionType.SUSPENDED and new.reason != Reason.SUSPENDED:
-        return False  # Stalled says it already, with the same words.
-    return old is None or old.status is not new.status

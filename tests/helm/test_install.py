@@ -73,6 +73,7 @@ ALLOWED = [
     ("create", "services"),
     ("watch", "pods"),
     ("create", "events"),
+    ("patch", "events"),
     ("create", "tokenreviews.authentication.k8s.io"),
     ("get", "nodes"),
     ("list", "nodes"),

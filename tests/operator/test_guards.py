@@ -10,7 +10,7 @@ from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of
 from finetune_operator.decide import Decision, decide
 from finetune_operator.observed import Job, JobState, Observed, Report
-from finetune_operator.reconcile import turns
+from finetune_operator.turns import turns
 from finetune_operator.verdict import Attempt
 
 from tests.builders import NOON, a_finetune, a_job, a_pod, a_report, a_result, some_settings

@@ -194,9 +194,8 @@ def test_a_run_is_suspended_resumed_and_cancelled(kubectl: Kubectl, operator: Pa
     eventually(lambda: phase(kubectl, "paused") == "Cancelled")
     assert jobs_of(kubectl, "paused") == ["prepare-1"]
     events = kubectl.get("events", "-n", NAMESPACE, "--field-selector", "involvedObject.name=paused")["items"]
-    assert [event["reason"] for event in events if event["reason"] in ("Suspended", "Cancelled")].count(
-        "Suspended"
-    ) == 2
+    assert [event["count"] for event in events if event["reason"] == "Suspended"] == [2]
+    assert [event["count"] for event in events if event["reason"] == "Cancelled"] == [1]
 
 
 def tell_of_pod(kubectl: Kubectl, pod: str, reason: str, message: str) -> None:

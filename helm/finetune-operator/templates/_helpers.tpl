@@ -84,5 +84,5 @@ No verb on Secrets: pods mount them, the operator never reads one. */}}
   verbs: [get, create]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, list]
+  verbs: [create, list, get, patch] # The same turn again is counted up, not told again.
 {{- end -}}
