@@ -26,7 +26,9 @@ from finetune_api.names import (
 Text = Annotated[str, Field(max_length=1024)]
 Measured = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
 """A measured number, to 6 significant digits: more would be noise in a table."""
-Uri = Annotated[str, Field(max_length=2048)]
+Uri = Annotated[str, Field(max_length=1024, pattern=r"^[!-~]*$")]
+Word = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+"""A reason, as metav1.Condition wants it, and shorter."""
 
 
 class ConditionStatus(StrEnum):
@@ -42,7 +44,7 @@ class Condition(Model):
 
     type: ConditionType
     status: ConditionStatus
-    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    reason: Word
     """CamelCase word for programs."""
     message: Annotated[str, Field(max_length=2048)] = ""
     """One sentence for people."""
@@ -57,7 +59,7 @@ class Failure(Model):
 
     failure_class: FailureClass = Field(alias="class")
     """Kind of failure; it decides what happens next."""
-    reason: Annotated[str, Field(min_length=1, max_length=128)]
+    reason: Word
     """CamelCase word for programs."""
     message: Annotated[str, Field(max_length=2048)]
     """What is wrong, where, and the limit."""

@@ -299,7 +299,9 @@ def _running(run: Run, job: Job) -> Step:
     generation = run.finetune.metadata.generation
     seen = stages.observe(run.status, job, generation, run.now)
     interval = timedelta(seconds=run.settings.status_interval_seconds)
-    status, check_again = merge_report(seen, run.observed.report, job, interval=interval, generation=generation)
+    status, check_again = merge_report(
+        seen, run.observed.report, job, interval=interval, generation=generation, now=run.now
+    )
     if not job.has_started:
         check_again = START_CHECK  # Events that say why come to the Job and the pod, and are not watched.
     elif job.stage is Stage.TRAIN:
@@ -331,7 +333,9 @@ def _ended_well(run: Run, job: Job) -> Step | None:
     if result is None:
         return _reading(run, job, reading)
     generation = run.finetune.metadata.generation
-    merged, _ = merge_report(run.status, run.observed.report, job, interval=timedelta(0), generation=generation)
+    merged, _ = merge_report(
+        run.status, run.observed.report, job, interval=timedelta(0), generation=generation, now=run.now
+    )
     status = stages.finish(merged, job, StageState.SUCCEEDED, None)
     run = replace(run, status=status.model_copy(update={"failure": None}))
     return results.prepared(run, result) if job.stage is Stage.PREPARE else results.trained(run, result)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-disable_created_metrics()  # The time at which each counter began would be as many series again.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # The time at which each counter began would be as many series again.
 
 
 class PassOutcome(StrEnum):

@@ -1,6 +1,6 @@
 """Merging a trainer's report into the status, no more often than the status may be written. Pure."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from finetune_api.curve import with_point
 from finetune_api.names import Activity, ConditionType, Stage
@@ -13,7 +13,7 @@ from finetune_operator.observed import Job, Report
 
 
 def merge_report(
-    status: FinetuneStatus, report: Report | None, job: Job, *, interval: timedelta, generation: int
+    status: FinetuneStatus, report: Report | None, job: Job, *, interval: timedelta, generation: int, now: datetime
 ) -> tuple[FinetuneStatus, timedelta | None]:
     """The status with the newest report of this attempt, and when to look again if it came too early to be written.
 
@@ -27,7 +27,7 @@ def merge_report(
         return _merged(named, report), None
     if written_at >= report.received_at:
         return named, None
-    wait = interval - (report.received_at - written_at)
+    wait = interval - (now - written_at)
     return (named, wait) if wait > timedelta(0) else (_merged(named, report), None)
 
 

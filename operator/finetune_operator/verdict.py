@@ -8,6 +8,7 @@ from finetune_api.states import VERDICT_CONDITIONS, VERDICT_TYPES, Verdict
 from finetune_api.status import FinetuneStatus
 from finetune_api.words import one_line, shortened
 
+from finetune_operator.bounded import bounded
 from finetune_operator.conditions import is_true, phase_of, set_condition
 from finetune_operator.observed import Job
 
@@ -55,4 +56,4 @@ def concluded(step: Step, generation: int, now: datetime) -> FinetuneStatus:
     for kind, value in zip(VERDICT_TYPES, VERDICT_CONDITIONS[step.verdict], strict=True):
         conditions = set_condition(conditions, kind, value, step.reason, message, generation=generation, now=now)
     status = step.status.model_copy(update={"conditions": conditions, "observed_generation": generation})
-    return status.model_copy(update={"phase": phase_of(status)})
+    return bounded(status.model_copy(update={"phase": phase_of(status)}))

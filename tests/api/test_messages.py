@@ -56,12 +56,12 @@ def test_the_message_is_one_line() -> None:
 
 
 def test_warnings_are_cut_before_what_failed() -> None:
-    failure = {"class": "InvalidData", "reason": "Broken", "message": "x" * 1500}
+    failure = {"class": "InvalidData", "reason": "Broken", "message": "x" * 1900}
     result = RunResult.model_validate(
         {
             "stage": "prepare",
             "failure": failure,
-            "data": {"warnings": [f"{n}" * 200 for n in range(8)], "reportUri": "s3://" + "u" * 1400},
+            "data": {"warnings": [f"{n}" * 200 for n in range(8)], "reportUri": "s3://" + "u" * 1000},
         }
     )
     read = RunResult.model_validate_json(result.to_message())
@@ -127,7 +127,7 @@ def test_a_published_artifact_is_never_lost_to_a_long_address() -> None:
     artifact = {"uri": uri, "manifestUri": uri, "format": "adapter", "bytes": 1, "sha256": "0" * 64, "files": 1}
     everything = {
         "evaluation": {"samplesUri": uri},
-        "resolved": {"modelUri": "s3://" + "m" * 1500},
+        "resolved": {"modelUri": "s3://" + "m" * 1000},
         "artifact": artifact,
     }
     message = RunResult.model_validate({"stage": "train", **everything}).to_message()
@@ -137,8 +137,9 @@ def test_a_published_artifact_is_never_lost_to_a_long_address() -> None:
 
 def test_revisions_of_many_datasets_do_not_cost_the_counts() -> None:
     revisions = {f"{number:02d}" + "d" * 61: "sha256:" + "0" * 64 for number in range(16)}
-    data = {"tokens": 7, "reportUri": "s3://" + "r" * 1500}
-    result = {"stage": "prepare", "data": data, "resolved": {"modelRevision": "abc", "datasetRevisions": revisions}}
+    data = {"tokens": 7, "reportUri": "s3://" + "r" * 1000}
+    resolved = {"modelUri": "s3://" + "m" * 1000, "modelRevision": "abc", "datasetRevisions": revisions}
+    result = {"stage": "prepare", "data": data, "resolved": resolved}
     read = RunResult.model_validate_json(RunResult.model_validate(result).to_message())
     assert read.data is not None
     assert read.resolved is not None

@@ -400,6 +400,9 @@ def test_progress_is_written_at_most_every_ten_seconds_and_never_lost() -> None:
     second = decided(first.status, job, report=soon, seconds=4)
     assert second.status == first.status
     assert second.check_again == timedelta(seconds=6)
+    last = decided(first.status, job, report=soon, seconds=10)
+    assert last.status.progress is not None
+    assert last.status.progress.step == 2, "the last report before a silence would never be shown"
     late = a_report(progress={"step": 3, "totalSteps": 9}, received_at=NOON + timedelta(seconds=10))
     third = decided(first.status, job, report=late, seconds=10)
     assert third.status.progress is not None

@@ -405,7 +405,7 @@ def test_only_a_pod_of_the_run_itself_can_report_its_progress(kubectl: Kubectl, 
     assert report(port, token, identity=own, pad="x" * names.REPORT_MAX_BYTES) == 413
     assert report(port, token, identity=own) == 204
     assert report(port, token, identity=own) == 429
-    eventually(lambda: finetune(kubectl, "reports")["status"]["progress"]["step"] == 7)
+    eventually(lambda: finetune(kubectl, "reports")["status"].get("progress", {}).get("step") == 7)
     assert "progress" not in finetune(kubectl, "other")["status"]
 
 
@@ -425,7 +425,7 @@ transformers.Trainer(Line(), options, train_dataset=rows).train()
 
 
 def test_any_hugging_face_training_reports_by_what_its_pod_finds_in_its_environment(
-    kubectl: Kubectl, operator: Path, tmp_path: Path
+    kubectl: Kubectl, operator: Path, port: int, tmp_path: Path
 ) -> None:
     kubectl.apply(a_body("hugging-face"))
     end_pod(kubectl, "hugging-face", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
@@ -439,7 +439,13 @@ def test_any_hugging_face_training_reports_by_what_its_pod_finds_in_its_environm
     environment = os.environ | given | {names.ENV_KUBEFLOW_TOKEN_FILE: str(token)}
     command = [sys.executable, "-c", HUGGING_FACE]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
-    eventually(lambda: finetune(kubectl, "hugging-face")["status"].get("progress", {}).get("percent") == 100, 40)
+
+    def done() -> bool:
+        told = finetune(kubectl, "hugging-face")["status"].get("progress", {})
+        assert told.get("percent") == 100, (told, metrics_of(port))
+        return True
+
+    eventually(done, 40)
     status = finetune(kubectl, "hugging-face")["status"]
     assert (status["progress"]["step"], status["progress"]["totalSteps"], status["phase"]) == (3, 3, "Training")
     assert status["metrics"]["trainingLoss"] > 0
