@@ -54,6 +54,12 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 LIST_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """What to accept where the rest of an object does not matter. Source: Kubernetes, "Metadata-only fetches"."""
 
+PAGE_SIZE = 500
+"""Objects of one page of a list."""
+
+WATCH_GRACE_SECONDS = 5
+"""So long after its time a watch that has not ended is given up."""
+
 TROUBLED_PODS = 4
 """Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
 
@@ -116,14 +122,19 @@ class Cluster:
 
     async def get_finetune(self, key: Key) -> Finetune | None:
         """The Finetune, or None where there is none."""
-        body = await self._get(f"{_finetunes(key.namespace)}/{key.name}")
+        body = await self.get_finetune_body(key)
         return parse_finetune(body) if body else None
 
-    async def list_keys(self, namespaces: list[str]) -> list[Key]:
-        """Every Finetune of these namespaces, or of all."""
+    async def get_finetune_body(self, key: Key) -> dict[str, Any] | None:
+        """The Finetune as the API server returns it."""
+        return await self._get(f"{_finetunes(key.namespace)}/{key.name}")
+
+    async def list_versions(self, namespaces: list[str]) -> dict[Key, str]:
+        """Every Finetune of these namespaces, or of all, and its resourceVersion."""
         paths = [_finetunes(namespace) for namespace in namespaces] or [_finetunes(None)]
-        bodies = [await self._list(path) for path in paths]
-        return [Key(item["metadata"]["namespace"], item["metadata"]["name"]) for body in bodies for item in body]
+        pages = [await self.list_with_version(path, accept=LIST_METADATA_ONLY) for path in paths]
+        metadata = [body["metadata"] for bodies, _ in pages for body in bodies]
+        return {Key(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metadata}
 
     async def list_children(self, finetune: Finetune) -> Observed:
         """The Jobs of a Finetune with their pods, and pods whose Job is gone; all read now."""
@@ -132,8 +143,44 @@ class Cluster:
         # One after the other: a Job that is complete must not meet its pod as it was before, without its result.
         jobs = await self._list(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector)
         pods = await self._list(f"/api/v1/namespaces/{meta.namespace}/pods", selector)
-        found = observed_children(jobs, pods, meta.uid)
-        return replace(found, jobs=tuple([await self._with_trouble(job, meta.namespace) for job in found.jobs]))
+        return observed_children(jobs, pods, meta.uid)
+
+    async def list_with_version(
+        self, path: str, label_selector: str = "", accept: str = "application/json"
+    ) -> tuple[list[dict[str, Any]], str]:
+        """All objects, page by page, and the version of the list, from which a watch misses nothing."""
+        bodies: list[dict[str, Any]] = []
+        query = [("limit", str(PAGE_SIZE)), *([("labelSelector", label_selector)] if label_selector else [])]
+        page: list[tuple[str, str]] = []
+        while True:
+            answer = await self._request("GET", path, [*query, *page], accept=accept)
+            bodies += answer.get("items") or []
+            if not answer["metadata"].get("continue"):
+                return bodies, str(answer["metadata"]["resourceVersion"])
+            page = [("continue", answer["metadata"]["continue"])]
+
+    async def watch(
+        self, path: str, label_selector: str, version: str, seconds: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Each change after `version`, for `seconds`.
+
+        Raises ClusterUnreachable, also where the version is too old by now, and Refused.
+        """
+        query = [
+            ("labelSelector", label_selector),
+            ("resourceVersion", version),
+            ("timeoutSeconds", str(max(1, round(seconds)))),
+        ]
+        timeout = aiohttp.ClientTimeout(total=seconds + WATCH_GRACE_SECONDS)
+        async for line in self._watched(path, query, timeout):
+            change = _json(line)
+            if change.get("type") not in ("ADDED", "MODIFIED", "DELETED"):
+                raise ClusterUnreachable(f"watching {path}: {change.get('object', change).get('message')}")
+            yield change
+
+    async def with_trouble(self, observed: Observed, namespace: str) -> Observed:
+        """What was observed; Jobs whose pods have not started for a while with the newest warning about them."""
+        return replace(observed, jobs=tuple([await self._with_trouble(job, namespace) for job in observed.jobs]))
 
     async def get_cleanup(self, finetune: Finetune) -> Cleanup | None:
         """The Job that removes what a Finetune wrote, where it was made."""
@@ -321,25 +368,34 @@ class Cluster:
 
         Raises ClusterUnreachable, also where nothing is heard for as long as a request may take, and Refused.
         """
-        query = [("watch", "true"), ("fieldSelector", f"metadata.name={name}")]
-        path = _leases(namespace)
+        query = [("fieldSelector", f"metadata.name={name}")]
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=REQUEST_SECONDS)
+        async for _ in self._watched(_leases(namespace), query, timeout):
+            yield None
+
+    async def _watched(
+        self, path: str, query: list[tuple[str, str]], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[bytes]:
+        """Each line of a watch: one event in JSON."""
         try:
             arguments = await self._api.param_serialize(
                 "GET",
                 path,
-                query_params=query,
+                query_params=[("watch", "true"), *query],
                 header_params={"Accept": "application/json"},
                 auth_settings=["BearerToken"],
             )
-            timeout = aiohttp.ClientTimeout(total=None, sock_read=REQUEST_SECONDS)
             response = (await self._api.call_api(*arguments, _request_timeout=timeout)).response
             async with response:
                 if response.status != 200:
                     _checked("GET", path, response.status, await response.read())
-                async for _ in response.content:  # One object a line; that there is one says enough.
-                    yield None
+                rest = b""
+                async for chunk in response.content.iter_any():  # aiohttp's own lines have a limit.
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ClusterUnreachable(f"watching Lease {namespace}/{name}: {type(error).__name__} {error}") from error
+            raise ClusterUnreachable(f"watching {path}: {type(error).__name__} {error}") from error
 
     async def review_token(self, token: str) -> Caller | None:
         """Whose pod a report token belongs to; None for a token that is not valid for our audience."""

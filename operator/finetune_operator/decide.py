@@ -62,6 +62,11 @@ class Decision:
     check_again: timedelta | None = None
     """When to look again although nothing happened."""
 
+    @property
+    def acts(self) -> bool:
+        """Whether it creates, changes or deletes anything but the status."""
+        return bool(self.start or self.read or self.stop or self.relabel or self.remove)
+
 
 def decide(finetune: Finetune, observed: Observed, settings: Settings, now: datetime) -> Decision:
     """The next status, and what to create and delete, if anything."""

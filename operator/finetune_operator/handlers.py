@@ -1,7 +1,8 @@
-"""Every kopf decorator. kopf watches; each event only says which Finetune to look at.
+"""Every kopf decorator. kopf watches Finetunes; each event only says which one to look at.
 
 Only `on.event` is used: kopf's other handlers keep state in annotations and put finalizers on objects, and would do so
-on every Finetune.
+on every Finetune. Jobs and pods are watched by `mirror.py`: kopf has no label selectors that the API server applies, so
+that it would be sent every pod of the cluster.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,6 @@ from finetune_api import names
 from finetune_operator.cluster import Key, connect
 from finetune_operator.runtime import Operator
 from finetune_operator.settings import Settings
-
-OURS: dict[str, Any] = {
-    names.MANAGED_BY_LABEL: names.FIELD_MANAGER,
-    names.LABEL_NAME: kopf.PRESENT,
-}
 
 WATCH_SECONDS = 300
 """A watch is made anew this often, so that one that has silently died is replaced."""
@@ -44,13 +40,8 @@ def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegi
             await memo.operator.stop()
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry, id="finetune")
-    async def finetune_changed(*, memo: Any, type: str, body: Any, namespace: str | None, name: str, **_: Any) -> None:
-        memo.operator.finetune_changed(Key(namespace or "", name), body, is_gone=type == "DELETED")
-
-    @kopf.on.event("batch", "v1", "jobs", labels=OURS, registry=registry, id="job")
-    @kopf.on.event("", "v1", "pods", labels=OURS, registry=registry, id="pod")
-    async def child_changed(*, memo: Any, namespace: str | None, labels: Any, **_: Any) -> None:
-        memo.operator.queue.add(Key(namespace or "", labels[names.LABEL_NAME]))
+    async def finetune_changed(*, memo: Any, event: Any, namespace: str | None, name: str, **_: Any) -> None:
+        memo.operator.finetune_changed(Key(namespace or "", name), event["object"], is_gone=event["type"] == "DELETED")
 
     own_settings = settings
     return registry

@@ -4,17 +4,18 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_api.names import CLEANUP_FINALIZER, Stage
+from finetune_api.names import CLEANUP_FINALIZER, Stage, StageState
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
 from finetune_operator.cluster import Cluster, Invalid, Key, Refused
-from finetune_operator.decide import decide, is_ours, refused
+from finetune_operator.decide import Decision, decide, is_ours, refused
 from finetune_operator.deletion import needs_finalizer
 from finetune_operator.errands import reading_job
 from finetune_operator.leaving import remove_lost_pods, take_leave, tell
 from finetune_operator.manifests import attempt_manifests, queue_labels
+from finetune_operator.mirror import Mirror
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
@@ -27,21 +28,65 @@ REFUSAL_WAIT = timedelta(seconds=15)
 """Wait before an object is created again that the API server has refused, say for a quota."""
 
 
-async def reconcile(key: Key, cluster: Cluster, reports: ReportBook, settings: Settings) -> timedelta | None:
+async def reconcile(
+    key: Key, cluster: Cluster, mirror: Mirror, reports: ReportBook, settings: Settings
+) -> timedelta | None:
     """Bring one Finetune one step further; returns when to look again although nothing happens.
+
+    What the watches have told is enough for most passes, which cost no request, or the write of a status. Whatever
+    creates, deletes or ends something is decided from what is read then and there.
 
     Safe to run twice: child names follow from the Finetune, so a repeated create finds its own child. The status is
     written before a Job is created, and carries the resourceVersion it was decided from: a pass that saw an old object
     creates nothing. Raises ClusterUnreachable and Conflict; the next pass finishes the work.
     """
-    finetune = await cluster.get_finetune(key)
+    now = datetime.now(UTC).replace(microsecond=0)
+    glance = await glance_at(key, cluster, mirror, reports, settings, now)
+    if glance is None:
+        return await look_closely(key, cluster, mirror, reports, settings, now)
+    finetune, decision = glance
+    if decision.status != finetune.status:
+        mirror.outdate(finetune)
+        await write(finetune, decision.status, cluster, now)
+    return decision.check_again
+
+
+async def glance_at(
+    key: Key, cluster: Cluster, mirror: Mirror, reports: ReportBook, settings: Settings, now: datetime
+) -> tuple[Finetune, Decision] | None:
+    """What to do by what the watches have told; None where that is not enough."""
+    finetune = mirror.finetune(key)
+    if finetune is None or finetune.metadata.deletion_timestamp:
+        return None
+    children = mirror.children(finetune)
+    if children is None:
+        return None
+    decision = decide(finetune, await observe(finetune, children, cluster, reports), settings, now)
+    lost = children.overdue_pods(now - timedelta(seconds=settings.node_loss_seconds))
+    is_grave = decision.acts or lost or ended(decision.status) != ended(finetune.status)
+    return None if is_grave else (finetune, decision)
+
+
+def ended(status: FinetuneStatus) -> tuple[bool, set[tuple[Stage, int | None]]]:
+    """Whether the run is over, and which attempts are."""
+    over = (StageState.SUCCEEDED, StageState.FAILED, StageState.STOPPED)
+    return is_over(status), {(entry.name, entry.attempt) for entry in status.stages if entry.state in over}
+
+
+async def look_closely(
+    key: Key, cluster: Cluster, mirror: Mirror, reports: ReportBook, settings: Settings, now: datetime
+) -> timedelta | None:
+    """A pass over what is read now, which may create and delete."""
+    finetune = await mirror.refreshed(key, cluster)
     if finetune is None:
         return None  # Deleted. Owner references collect the children.
     if finetune.metadata.deletion_timestamp:
         return await take_leave(finetune, cluster, settings)
-    observed = await observe(finetune, cluster, reports)
-    now = datetime.now(UTC).replace(microsecond=0)
+    children = await cluster.list_children(finetune) if is_watched(finetune) else Observed()
+    observed = await observe(finetune, children, cluster, reports)
     decision = decide(finetune, observed, settings, now)
+    if decision.status != finetune.status or decision.start:
+        mirror.outdate(finetune)
     decided = await write(finetune, decision.status, cluster, now)
     await remove_lost_pods(decided, observed, cluster, settings, now)
     for job in decision.stop:
@@ -81,16 +126,22 @@ async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, no
     return finetune.model_copy(update={"status": status, "metadata": metadata})
 
 
-async def observe(finetune: Finetune, cluster: Cluster, reports: ReportBook) -> Observed:
-    """Everything a decision needs; nothing of a Finetune that is over or somebody else's: no child can change it."""
-    if is_over(finetune.status) or not is_ours(finetune):
+def is_watched(finetune: Finetune) -> bool:
+    """False for a Finetune that is over or somebody else's: no child can change it."""
+    return is_ours(finetune) and not is_over(finetune.status)
+
+
+async def observe(finetune: Finetune, children: Observed, cluster: Cluster, reports: ReportBook) -> Observed:
+    """Everything a decision needs, beside what is known of the children."""
+    if not is_watched(finetune):
         return Observed()
     ref = finetune.spec.model.finetune_ref
     is_resolved = finetune.status.resolved is not None and finetune.status.resolved.model_uri is not None
     base = None
     if ref and not is_resolved:
         base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name))
-    seen = replace(await cluster.list_children(finetune), report=reports.newest(finetune.metadata.uid), base=base)
+    troubled = await cluster.with_trouble(children, finetune.metadata.namespace)
+    seen = replace(troubled, report=reports.newest(finetune.metadata.uid), base=base)
     return await with_nodes(seen, finetune, cluster)
 
 

@@ -16,6 +16,7 @@ from finetune_operator.fleet import Fleet
 from finetune_operator.heartbeat import Heartbeat
 from finetune_operator.lease import Leadership
 from finetune_operator.metrics import PassOutcome
+from finetune_operator.mirror import Mirror
 from finetune_operator.reconcile import reconcile
 from finetune_operator.reports import ReportBook
 from finetune_operator.senders import Senders
@@ -44,6 +45,7 @@ class Operator:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.reports = ReportBook()
         self.fleet = Fleet()
+        self.mirror = Mirror(settings.namespaces, self.queue.add)
         self._cluster = cluster
         self._settings = settings
         identity = f"{platform.node()}_{uuid.uuid4()}"
@@ -65,6 +67,8 @@ class Operator:
         await self._leadership.acquire()
         self._tasks = [asyncio.create_task(self._work(), name=f"worker-{number}") for number in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._resync(), name="resync"))
+        follow = self.mirror.follow(self._cluster, self._settings.resync_seconds)
+        self._tasks.append(asyncio.create_task(follow, name="mirror"))
         self._tasks.append(asyncio.create_task(self._listen(), name="heartbeat"))
         self._server.is_ready = True
         metrics.LEADER.set(1)
@@ -79,8 +83,10 @@ class Operator:
         if is_gone:
             self.reports.forget(body["metadata"]["uid"])
             self.fleet.forget(key)
+            self.mirror.forget(key)
         else:
             self.fleet.note(key, body)
+            self.mirror.note(key, body)
         self.queue.add(key)
 
     async def stop(self) -> None:
@@ -117,7 +123,7 @@ class Operator:
         """One pass, with what is known to go wrong; a bug must not take the worker with it."""
         try:
             with metrics.PASS_SECONDS.time():
-                check_again = await reconcile(key, self._cluster, self.reports, self._settings)
+                check_again = await reconcile(key, self._cluster, self.mirror, self.reports, self._settings)
         except Conflict:
             metrics.PASSES.labels(PassOutcome.CONFLICT).inc()
             self.queue.retry(key)
@@ -153,10 +159,11 @@ class Operator:
         while True:
             wait = self._settings.resync_seconds
             try:
-                keys = await self._cluster.list_keys(self._settings.namespaces)
-                for key in keys:
+                versions = await self._cluster.list_versions(self._settings.namespaces)
+                self.mirror.keep(versions)
+                self.fleet.keep(versions)
+                for key in versions:
                     self.queue.add(key)
-                self.fleet.keep(keys)
             except ClusterUnreachable as error:
                 wait = max(min(wait, RESYNC_RETRY_SECONDS), error.retry_after_seconds)
                 log.warning("the resync failed: %s; again in %.0f s", error, wait)

@@ -35,7 +35,7 @@ async def test_an_api_server_that_asks_to_be_left_alone_is(header: str, seconds:
     before = REQUESTS.labels("GET", 429)._value.get()
     async with an_api_server(web.json_response({}, status=429, headers={"Retry-After": header})) as cluster:
         with pytest.raises(ClusterUnreachable) as error:
-            await cluster.list_keys([])
+            await cluster.list_versions([])
     assert error.value.retry_after_seconds == seconds
     assert REQUESTS.labels("GET", 429)._value.get() == before + 1
 
