@@ -4,6 +4,7 @@ The table of design: what a pod says of itself comes first, then what the cluste
 """
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from finetune_api.failures import PEER_LOST, POLICIES, TERMINATED
 from finetune_api.names import Exit, FailureClass, Stage
@@ -13,7 +14,7 @@ from finetune_api.status import Failure
 from finetune_api.words import one_line, shortened
 from pydantic import ValidationError
 
-from finetune_operator.observed import Job, Pod, Report
+from finetune_operator.observed import Job, JobState, Pod, Report
 
 CLASS_OF_EXIT_CODE = {
     Exit.USER_ERROR: FailureClass.INVALID_CONFIG,
@@ -36,6 +37,13 @@ PREPARE_REMEDIES = {
     FailureClass.DISK_FULL: "Raise settings.prepare.ephemeralStorage of the chart: prepare has a size of its own.",
 }
 """Remedies that differ for prepare, whose pod is not sized by `spec.trainer`."""
+
+
+READING_SECONDS = 300
+"""Longest that reading a lost result from S3 may take, its retries included."""
+
+READING_GRACE = timedelta(seconds=60)
+"""How much later its Job is given up, should it not end by itself: a lost node may keep its pod, or a queue the Job."""
 
 
 def result_of(job: Job, report: Report | None) -> RunResult | None:
@@ -103,6 +111,12 @@ def last_words(job: Job, report: Report | None) -> RunResult | None:
     """What an attempt said in the end, whether it failed or not; None where it said nothing."""
     said = (parse_result(pod.message, job.stage) for pod in job.first_pods)
     return next((result for result in said if result), _reported_result(job, report))
+
+
+def is_being_read(reading: Job, now: datetime) -> bool:
+    """True while the Job that reads a lost result may still find it."""
+    limit = timedelta(seconds=READING_SECONDS) + READING_GRACE
+    return reading.state is JobState.RUNNING and (reading.created_at is None or now - reading.created_at <= limit)
 
 
 def lost_result(job: Job, reading: Job | None) -> Failure:

@@ -20,6 +20,7 @@ from finetune_operator.attempts import (
     a_failure,
     failure_of,
     findings_of,
+    is_being_read,
     last_words,
     lost_result,
     result_of,
@@ -348,7 +349,7 @@ def _ended_well(run: Run, job: Job) -> Step | None:
 
 def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
     """Waiting until another Job has read what this one came to; None once it has, in vain."""
-    if stages.has_failed(run.status, job) or (reading and reading.state is not JobState.RUNNING):
+    if stages.has_failed(run.status, job) or (reading and not is_being_read(reading, run.now)):
         return None
     message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
     step = steps.waiting(run, Reason.READING_RESULT, message, START_CHECK)

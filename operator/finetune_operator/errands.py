@@ -9,6 +9,7 @@ from finetune_api import names
 from finetune_api.names import Errand, Exit
 from finetune_api.resource import Finetune
 
+from finetune_operator.attempts import READING_SECONDS
 from finetune_operator.manifests import SCRATCH, Manifest, Mount, owned, run_root, secret_mounts, trainer_pod
 from finetune_operator.observed import READING_LETTERS
 from finetune_operator.settings import Settings
@@ -16,9 +17,6 @@ from finetune_operator.verdict import Attempt
 
 SIZE = {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "100Mi"}
 """Requests and limits of an errand's pod: it imports the S3 client and holds no data."""
-
-READING_SECONDS = 300
-"""Longest that reading a result may take, its retries included."""
 
 KEPT_SECONDS = 600
 """How long an errand that is over stays, for whoever wants to read its log."""

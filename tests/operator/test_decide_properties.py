@@ -3,11 +3,12 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from finetune_api.names import FailureClass, Phase, Stage
+from finetune_api.names import CLEANUP_FINALIZER, FailureClass, Phase, Stage
 from finetune_api.reasons import Reason
 from finetune_api.status import FinetuneStatus
 from finetune_operator.decide import decide
-from finetune_operator.observed import Job, JobState, Observed
+from finetune_operator.deletion import depart
+from finetune_operator.observed import Cleanup, Job, JobState, Observed
 from finetune_operator.verdict import is_over
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +144,23 @@ def test_no_job_is_created_beside_another_or_for_a_run_that_is_to_rest(
         assert not decision.stop
         assert not spec.get("cancel")
         assert not (spec.get("suspend") and decision.start.stage is Stage.TRAIN)
+
+
+cleanups = st.one_of(
+    st.none(),
+    st.builds(Cleanup, st.sampled_from(JobState), st.one_of(st.none(), st.text(max_size=30)), st.none()),
+)
+
+
+@given(worlds, cleanups, st.integers(0, 2000))
+def test_a_finetune_that_is_deleted_always_goes_in_the_end(world: Observed, cleanup: Cleanup | None, age: int) -> None:
+    finetune = a_finetune(output={"uri": "s3://out/models", "deletionPolicy": "Delete"})
+    leaving = {"deletion_timestamp": NOON, "finalizers": [CLEANUP_FINALIZER]}
+    finetune = finetune.model_copy(update={"metadata": finetune.metadata.model_copy(update=leaving)})
+    observed = replace(world, cleanup=cleanup)
+    departure = depart(finetune, observed, some_settings(), NOON + timedelta(seconds=age))
+    is_late = age >= finetune.spec.trainer.termination_grace_period_seconds + some_settings().cleanup_seconds
+    assert departure.farewell if is_late else departure.farewell or departure.check_again
+    if departure.cleanup_seconds:
+        assert not (observed.jobs or observed.readings), "their pods may still write"
+        assert not any(pod.is_active for pod in observed.orphans), "it may still write"

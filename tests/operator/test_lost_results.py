@@ -101,6 +101,13 @@ def test_what_s3_does_not_know_either_is_tried_again_and_never_called_a_success(
     assert lost.status.retry_at == NOON + timedelta(seconds=70)
 
 
+def test_a_reading_that_does_not_end_is_given_up() -> None:
+    old = replace(a_reading(), created_at=NOON - timedelta(seconds=361 - 60))
+    assert decided(training(), PREPARED, MUTE, readings=(old,)).status.retries == 1
+    younger = replace(a_reading(), created_at=NOON - timedelta(seconds=360 - 60))
+    assert reason_of(decided(training(), PREPARED, MUTE, readings=(younger,)).status) == "ReadingResult"
+
+
 def test_why_it_could_not_be_read_is_told() -> None:
     failure = decided(training(), PREPARED, MUTE, readings=(IN_VAIN,)).status.failure
     assert failure is not None
