@@ -162,5 +162,5 @@ def test_a_finetune_that_is_deleted_always_goes_in_the_end(world: Observed, clea
     is_late = age >= finetune.spec.trainer.termination_grace_period_seconds + some_settings().cleanup_seconds
     assert departure.farewell if is_late else departure.farewell or departure.check_again
     if departure.cleanup_seconds:
-        assert not (observed.jobs or observed.readings), "their pods may still write"
+        assert (*observed.jobs, *observed.readings) == (), "their pods may still write"
         assert not any(pod.is_active for pod in observed.orphans), "it may still write"
