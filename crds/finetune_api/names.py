@@ -61,7 +61,11 @@ KUBEFLOW_PATH = "/v1/kubeflow"
 
 ENV_KUBEFLOW_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_KUBEFLOW_TOKEN_FILE = "KUBEFLOW_TRAINER_SERVER_TOKEN"
-"""What tells a Hugging Face Trainer where to report, and with which token. Source: transformers, KubeflowCallback."""
+ENV_KUBEFLOW_CA_FILE = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+"""What tells a Hugging Face Trainer where to report, with which token, and whose certificates to believe.
+
+Source: transformers, KubeflowCallback.
+"""
 
 RUN_DIRECTORY = "/finetune/run"
 RUN_FILE = f"{RUN_DIRECTORY}/run.json"
@@ -70,6 +74,9 @@ DATASETS_DIRECTORY = "/finetune/datasets"
 VOLUMES_DIRECTORY = "/finetune/volumes"
 TOKEN_DIRECTORY = "/finetune/token"
 TOKEN_FILE = f"{TOKEN_DIRECTORY}/token"
+REPORT_CA_DIRECTORY = "/finetune/report-ca"
+REPORT_CA_KEY = "ca.crt"
+REPORT_CA_FILE = f"{REPORT_CA_DIRECTORY}/{REPORT_CA_KEY}"
 SCRATCH_DIRECTORY = "/scratch"
 TERMINATION_LOG = "/dev/termination-log"
 

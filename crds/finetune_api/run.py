@@ -71,6 +71,8 @@ class ReportTarget(StrictModel):
     """Progress reports are POSTed here."""
     token_file: str
     """File with the bearer token, read anew for every report since it is rotated."""
+    ca_file: str | None = None
+    """PEM file of the authorities that an `https` URL is checked against; None = those of the image."""
 
 
 class GpuSize(StrictModel):

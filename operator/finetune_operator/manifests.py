@@ -96,7 +96,11 @@ def run_spec(finetune: Finetune, stage: Stage, attempt: int, settings: Settings,
         model_credentials=_folder(finetune, "model"),
         tracking_credentials=_folder(finetune, "tracking"),
         card=_card(meta.annotations),
-        report=ReportTarget(url=_report_url(settings, names.REPORT_PATH), token_file=names.TOKEN_FILE),
+        report=ReportTarget(
+            url=_report_url(settings, names.REPORT_PATH),
+            token_file=names.TOKEN_FILE,
+            ca_file=names.REPORT_CA_FILE if settings.report_ca_config_map else None,
+        ),
         scratch_directory=names.SCRATCH_DIRECTORY,
         gpus=spec.trainer.gpus_per_node if stage is Stage.TRAIN else 0,
         gpu=gpu,
@@ -280,7 +284,7 @@ def queue_labels(queue: Queue) -> dict[str, str]:
 
 
 def _pod(finetune: Finetune, stage: Stage, attempt: int, settings: Settings) -> Manifest:
-    mounts = list(_mounts(finetune, child_name(finetune, stage, attempt)))
+    mounts = [*_mounts(finetune, child_name(finetune, stage, attempt)), *_report_ca_mounts(settings)]
     size = _train_size(finetune) if stage is Stage.TRAIN else _prepare_size(settings)
     placement = _placement(finetune) if stage is Stage.TRAIN else {}
     return trainer_pod(finetune, settings, [stage.value, "--run", names.RUN_FILE], size, mounts) | placement
@@ -335,6 +339,8 @@ def _environment(settings: Settings) -> Iterator[Manifest]:
     # An image of somebody else's that trains with transformers reports by itself; ours has words of its own.
     yield {"name": names.ENV_KUBEFLOW_URL, "value": _report_url(settings, names.KUBEFLOW_PATH)}
     yield {"name": names.ENV_KUBEFLOW_TOKEN_FILE, "value": names.TOKEN_FILE}
+    if settings.report_ca_config_map:
+        yield {"name": names.ENV_KUBEFLOW_CA_FILE, "value": names.REPORT_CA_FILE}
     # The root file system is read-only: every library that wants a home, a cache or a temporary folder gets scratch.
     for variable in ("HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME"):
         yield {"name": variable, "value": names.SCRATCH_DIRECTORY}
@@ -378,6 +384,14 @@ def _mounts(finetune: Finetune, run_name: str) -> Iterator[Mount]:
     yield Mount("shared-memory", "/dev/shm", {"emptyDir": memory}, read_only=False)
     yield from secret_mounts(_secrets(finetune))
     yield from _data_mounts(finetune)
+
+
+def _report_ca_mounts(settings: Settings) -> Iterator[Mount]:
+    """The authority of the progress endpoint; a missing one costs the progress, not the run."""
+    if name := settings.report_ca_config_map:
+        items = [{"key": names.REPORT_CA_KEY, "path": names.REPORT_CA_KEY}]
+        source = {"configMap": {"name": name, "items": items, "optional": True}}
+        yield Mount("report-ca", names.REPORT_CA_DIRECTORY, source)
 
 
 def secret_mounts(secrets: dict[str, SecretRef | None]) -> Iterator[Mount]:

@@ -38,6 +38,8 @@ class Settings(Model):
     """Names of pull Secrets; they must exist in the namespace of the Finetune."""
     report_url: str
     """Base URL of this operator's progress endpoint, as pods reach it."""
+    report_ca_config_map: str = ""
+    """ConfigMap with the authority of its certificate under `ca.crt`, in each namespace of Finetunes; empty = none."""
     allow_remote_code: bool = False
     """Whether `model.trustRemoteCode` is honoured: it runs code of strangers in the pods."""
     prepare: PrepareSize = PrepareSize()

@@ -15,6 +15,7 @@ FROM_OTHER_VALUES = {"trainerImage", "imagePullPolicy", "imagePullSecrets", "lea
 
 CHANGED: dict[str, Any] = {
     "reportUrl": "https://reports.test",
+    "reportCaConfigMap": "corporate-ca",
     "namespaces": ["team-a", "team-b"],
     "prepare": {"cpu": "500m", "memory": "3Gi", "ephemeralStorage": "20Gi"},
     "allowRemoteCode": True,

@@ -37,6 +37,20 @@ def test_manifests_are_the_reviewed_ones(name: str, update_golden: bool) -> None
     assert text == golden.read_text()
 
 
+def test_a_pod_believes_the_authority_of_the_progress_endpoint_that_the_settings_name() -> None:
+    settings = some_settings(report_ca_config_map="corporate-ca")
+    *_, job = attempt_manifests(read("minimal.yaml"), Stage.TRAIN, 1, settings)
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [volume] = [v for v in pod["volumes"] if v.get("configMap", {}).get("name") == "corporate-ca"]
+    [mount] = [m for m in container["volumeMounts"] if m["name"] == volume["name"]]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    told = run_spec(read("minimal.yaml"), Stage.TRAIN, 1, settings).report
+    assert told is not None
+    assert told.ca_file == environment[names.ENV_KUBEFLOW_CA_FILE] == f"{mount['mountPath']}/ca.crt"
+    assert volume["configMap"]["optional"], "a missing one would keep the pod from starting"
+
+
 def test_the_sample_that_the_trainer_tests_read_is_what_the_operator_writes(update_golden: bool) -> None:
     text = run_spec(read("everything.yaml"), Stage.TRAIN, 2, some_settings()).model_dump_json(
         by_alias=True, exclude_none=True, indent=2

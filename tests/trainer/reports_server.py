@@ -1,10 +1,12 @@
 """A small HTTP server that takes progress reports and remembers them."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from finetune_api.run import ProgressReport
 
@@ -21,8 +23,8 @@ class Received:
 
 
 @contextmanager
-def reports_server(refusals: int = 0) -> Iterator[Received]:
-    """A server on a free port of this machine."""
+def reports_server(refusals: int = 0, pki: Path | None = None) -> Iterator[Received]:
+    """A server on a free port of this machine; with `pki` by https, as `server.crt` in there says."""
     received = Received(refusals_left=refusals)
 
     class Handler(BaseHTTPRequestHandler):
@@ -41,7 +43,11 @@ def reports_server(refusals: int = 0) -> Iterator[Received]:
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    received.url = f"http://127.0.0.1:{server.server_port}/v1/progress"
+    if pki:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pki / "server.crt", pki / "server.key")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    received.url = f"http{'s' if pki else ''}://127.0.0.1:{server.server_port}/v1/progress"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

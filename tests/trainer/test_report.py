@@ -13,6 +13,7 @@ from finetune_trainer import report as report_module
 from finetune_trainer.log import Log
 from finetune_trainer.report import Reporter
 
+from tests.cluster.certificates import make_authority, make_certificate
 from tests.trainer.reports_server import reports_server
 from tests.trainer.runs import a_run
 
@@ -68,6 +69,23 @@ def test_an_attempt_that_goes_on_tells_the_curve_of_those_before_it_too(tmp_path
     last = server.reports[-1]
     assert [row.step for row in last.history] == [3, 4, 6]
     assert (last.checkpoint, last.best) == (SAVED, BEST)
+
+
+def test_an_endpoint_of_a_private_authority_is_believed_where_the_order_names_it(tmp_path: Path) -> None:
+    make_authority(tmp_path)
+    make_certificate(tmp_path, "server", "/CN=reports", "IP:127.0.0.1")
+    log, stream = a_log()
+    with reports_server(pki=tmp_path) as server:
+        run = a_run_that_reports(tmp_path, server.url)
+        assert run.report is not None
+        trusting = run.report.model_copy(update={"ca_file": str(tmp_path / "ca.crt")})
+        with Reporter(run, Stage.TRAIN, log) as report:
+            report.finish(RESULT, tries=1)
+        assert server.reports == []
+        assert "CERTIFICATE_VERIFY_FAILED" in stream.getvalue()
+        with Reporter(run.model_copy(update={"report": trusting}), Stage.TRAIN, log) as report:
+            report.finish(RESULT)
+        assert server.reports[-1].result == RESULT
 
 
 def test_many_changes_make_few_reports(tmp_path: Path) -> None:

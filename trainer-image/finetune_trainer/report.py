@@ -4,6 +4,7 @@ An endpoint that fails is warned about once and never fails the run: progress is
 """
 
 import http.client
+import ssl
 import threading
 import time
 import urllib.error
@@ -168,8 +169,9 @@ def post(target: ReportTarget, body: bytes) -> None:
     token = Path(target.token_file).read_text(encoding="utf-8").strip()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
     request = urllib.request.Request(target.url, data=body, headers=headers, method="POST")
+    trusted = ssl.create_default_context(cafile=target.ca_file) if target.ca_file else None
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=trusted) as answer:
             answer.read()
     except urllib.error.HTTPError as error:
         error.close()
