@@ -27,7 +27,7 @@ define step
 else printf '%s\n\nFailed: %s\n' "$$said" '$(1)' >&2; exit 1; fi
 endef
 
-.PHONY: help quickstart test check generate format bench-steps bench-trainer bench-prepare bench-apply lock venv venv-bench down clean
+.PHONY: help quickstart test check generate format bench-steps bench-trainer bench-prepare bench-apply bench-operator lock venv venv-bench down clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ bench-prepare: venv-bench ## rows/s and memory of prepare against datasets.map a
 
 bench-apply: $(READY) ## time from an applied Finetune to its pod, against a bare loop
 	@$(BIN)/python -m bench.apply_to_pod
+
+bench-operator: $(READY) ## the operator under load, against a bare loop, written to bench/ (20 minutes)
+	@$(BIN)/python -m bench.operator
 
 venv-bench: $(READY)
 	@if [ ! -e .venv/.for-bench ]; then touch .venv/.for-bench && $(MAKE) venv; fi
