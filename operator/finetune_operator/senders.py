@@ -30,13 +30,16 @@ REMEMBERED = 20_000
 REVIEWS = 16
 """Tokens that are asked about at the same time."""
 
+WAITING = 5_000
+"""Most tokens that wait to be asked about: those of all runs, once after a restart."""
+
 BAD_TOKENS_AT_ONCE = 20
 BAD_TOKENS_PER_SECOND = 0.2
 """How many bad tokens one address may send before those that nobody knows are refused unasked."""
 
 
-class TooManyBadTokens(Exception):
-    """The address has sent so many bad tokens that a new one is not asked about."""
+class TooManyUnknown(Exception):
+    """A token that nobody knows is not asked about now: too many others wait, or this address has sent bad ones."""
 
 
 @dataclass(frozen=True)
@@ -59,36 +62,43 @@ class Senders:
         """Until when, and who; None for a token that belongs to nobody."""
         self._bad = Allowance(BAD_TOKENS_PER_SECOND, BAD_TOKENS_AT_ONCE, clock)
         self._reviews = asyncio.Semaphore(REVIEWS)
+        self._asking: dict[bytes, asyncio.Task[Sender | None]] = {}
 
     async def sender(self, token: str, address: str) -> Sender | None:
         """Whose token it is; None for one that belongs to no pod of a run.
 
-        Raises TooManyBadTokens; ClusterUnreachable and Refused where the API server cannot say.
+        Raises TooManyUnknown; ClusterUnreachable and Refused where the API server cannot say.
         """
         if not token:
             return None
         digest = sha256(token.encode(errors="surrogateescape")).digest()
-        if known := self._remembered(digest):
-            return known[1]
-        async with self._reviews:
-            if known := self._remembered(digest):  # Others with the same token were asked about meanwhile.
-                return known[1]
-            if self._bad.left(address) < 1:
-                raise TooManyBadTokens
-            found = await self._ask(token)
-        if found is None:
-            self._bad.take(address)
-        self._remember(digest, found)
-        return found
+        until, sender = self._known.get(digest, (0.0, None))
+        if until > self._clock():
+            return sender
+        if digest not in self._asking:
+            if len(self._asking) >= WAITING:
+                raise TooManyUnknown
+            self._asking[digest] = asyncio.create_task(self._find_out(digest, token, address), name="token-review")
+        # Shielded: whoever hangs up must not take the answer from the others who wait for it.
+        return await asyncio.shield(self._asking[digest])
+
+    async def _find_out(self, digest: bytes, token: str, address: str) -> Sender | None:
+        try:
+            async with self._reviews:
+                if self._bad.left(address) < 1:
+                    raise TooManyUnknown
+                found = await self._ask(token)
+            if found is None:
+                self._bad.take(address)
+            self._remember(digest, found)
+            return found
+        finally:
+            del self._asking[digest]
 
     async def _ask(self, token: str) -> Sender | None:
         caller = await self._cluster.review_token(token)
         labels = await self._cluster.job_labels(caller) if caller else None
         return _sender(caller, labels) if caller and labels else None
-
-    def _remembered(self, digest: bytes) -> tuple[float, Sender | None] | None:
-        known = self._known.get(digest)
-        return known if known and known[0] > self._clock() else None
 
     def _remember(self, digest: bytes, sender: Sender | None) -> None:
         self._known.pop(digest, None)

@@ -22,7 +22,7 @@ from finetune_operator.cluster import ClusterUnreachable, Key, Refused
 from finetune_operator.heartbeat import Heartbeat
 from finetune_operator.metrics import ReportOutcome
 from finetune_operator.reports import Place, ReportBook
-from finetune_operator.senders import Sender, Senders, TooManyBadTokens
+from finetune_operator.senders import Sender, Senders, TooManyUnknown
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +140,8 @@ class Server:
         except (ClusterUnreachable, Refused) as error:
             log.warning("a report could not be verified: %s", error)
             raise ReportRefused(ReportOutcome.UNVERIFIED, "the token cannot be verified now: try again") from error
-        except TooManyBadTokens as error:
-            text = "too many tokens from here belonged to nobody: wait"
+        except TooManyUnknown as error:
+            text = "too many tokens are unknown, or those from here belonged to nobody: wait"
             raise ReportRefused(ReportOutcome.THROTTLED, text) from error
         if sender is None:
             raise ReportRefused(ReportOutcome.FORBIDDEN, "the token belongs to no pod of a run")

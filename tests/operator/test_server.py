@@ -1,5 +1,6 @@
 """The operator's own HTTP, with an API server that knows two tokens: what is taken, and what refusing costs."""
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -16,7 +17,7 @@ from finetune_operator.cluster import Caller, Cluster, ClusterUnreachable, Key
 from finetune_operator.heartbeat import LAG_SECONDS, SILENCE_SECONDS, Heartbeat
 from finetune_operator.metrics import REPORTS, ReportOutcome
 from finetune_operator.reports import ReportBook
-from finetune_operator.senders import BAD_TOKENS_AT_ONCE, REFUSED_SECONDS, Senders
+from finetune_operator.senders import BAD_TOKENS_AT_ONCE, REFUSED_SECONDS, REVIEWS, Senders
 
 from tests.builders import UID, a_failure_message
 
@@ -40,6 +41,7 @@ class KnownTokens(Cluster):
 
     async def review_token(self, token: str) -> Caller | None:
         self.reviews[token] += 1
+        await asyncio.sleep(0)  # As every request, it lets others go on meanwhile.
         if self.is_down:
             raise ClusterUnreachable("the API server is down")
         namespace = {"good": "team-a", "foreign": "team-b"}.get(token)
@@ -173,6 +175,20 @@ async def test_a_flood_of_bad_tokens_does_not_reach_the_api_server_nor_those_who
         assert sum(desk.cluster.reviews.values()) == 1 + BAD_TOKENS_AT_ONCE
         desk.clock.now += 5
         assert await desk.post(a_report(2, 8)) == 204
+
+
+async def test_many_reports_with_one_token_at_once_ask_about_it_once() -> None:
+    async with a_desk() as desk:
+        answers = await asyncio.gather(*(desk.post(a_report(number)) for number in range(1, 16)))
+        assert desk.cluster.reviews == {"good": 1}
+        assert Counter(answers) == {204: 1, 429: 14}
+
+
+async def test_many_bad_tokens_at_once_are_no_more_requests_than_one_after_the_other() -> None:
+    async with a_desk() as desk:
+        answers = await asyncio.gather(*(desk.post(a_report(), f"forged-{number}") for number in range(90)))
+        assert sum(desk.cluster.reviews.values()) <= BAD_TOKENS_AT_ONCE + REVIEWS
+        assert Counter(answers)[429] >= 90 - BAD_TOKENS_AT_ONCE - REVIEWS
 
 
 async def test_while_the_api_server_is_down_a_token_that_is_not_known_yet_has_to_wait() -> None:
