@@ -196,6 +196,7 @@ class ConditionType(StrEnum):
     DATA_VALIDATED = "DataValidated"
     SCHEDULED = "Scheduled"
     PROGRESSING = "Progressing"
+    GPU_BUSY = "GpuBusy"
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
     ARTIFACT_PUBLISHED = "ArtifactPublished"

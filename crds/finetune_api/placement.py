@@ -132,5 +132,7 @@ class Guards(Model):
     stall_seconds: int = Field(default=1800, ge=0, le=31_536_000)
     """How long nothing may be heard of the trainer: no step, and nothing new that it does. Longer than loading the
     weights, or one evaluation, takes. 0 = for ever."""
+    idle_percent: int = Field(default=5, ge=0, le=100)
+    """Condition `GpuBusy` is false while GPUs have computed for less than so much of the last 10 minutes. 0 = off."""
     on_stall: OnStall = OnStall.REPORT
     """`Report` tells it, `Restart` also stops the attempt, which then counts against `retryLimit`."""

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     CANCELLING = "Cancelling"
     RESTARTED = "Restarted"
     NO_PROGRESS = "NoProgress"
+    GPU_IDLE = "GpuIdle"
     READING_RESULT = "ReadingResult"
     CLEANED_UP = "CleanedUp"
     CLEANUP_FAILED = "CleanupFailed"
@@ -109,6 +110,10 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
         Reason.NO_PROGRESS: ReasonFacts(
             "Nothing was heard of the trainer for `spec.guards.stallSeconds`: it hangs, or its reports do not arrive.",
             "See its log. `spec.guards.onStall: Restart` starts the next attempt, which counts as a retry.",
+        ),
+        Reason.GPU_IDLE: ReasonFacts(
+            "The GPUs that the run holds wait for their host, which is slow or has little for them to do.",
+            "Raise `trainer.cpu` or `hyperparameters.trainBatchSize`, or take a smaller GPU.",
         ),
         Reason.READING_RESULT: ReasonFacts(
             "A Job is complete and its words are lost: another Job reads from S3 what it came to.", NOTHING

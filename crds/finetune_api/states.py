@@ -98,7 +98,8 @@ CONDITIONS: dict[ConditionType, str] = {
     ConditionType.DATA_VALIDATED: "True once prepare has passed: only then is a GPU asked for.",
     ConditionType.SCHEDULED: "Whether the newest pod has a node.",
     ConditionType.PROGRESSING: "False while a trainer has said nothing for `spec.guards.stallSeconds`.",
-    ConditionType.TRAINED: "True once every optimizer step of the newest attempt is done.",
+    ConditionType.GPU_BUSY: "False while the GPUs have hardly computed for 10 minutes (`spec.guards.idlePercent`).",
+    ConditionType.TRAINED: "True once the newest attempt has trained: every step is done, or it has stopped early.",
     ConditionType.EVALUATED: "Whether base and tuned model were compared.",
     ConditionType.ARTIFACT_PUBLISHED: "True once the manifest is written; False where the gate was not passed.",
 }

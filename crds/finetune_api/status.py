@@ -120,6 +120,8 @@ class Metrics(Model):
     """Learning rate of the newest step."""
     grad_norm: Measured | None = None
     """Norm of the gradients before clipping."""
+    gpu_utilization: int | None = Field(default=None, ge=0, le=100)
+    """Percent of the last 10 minutes in which the first pod's GPUs computed; absent where no driver tells."""
 
 
 class HistoryRow(Model):

@@ -1,10 +1,10 @@
-"""What is watched while a run trains: whether anything is heard of its trainer. Pure.
+"""What is watched while a run trains: whether anything is heard of its trainer, and whether its GPUs compute. Pure.
 
 A trainer tells of each step and of each new thing that it does, so silence is the sign of one that hangs. Silence alone
-ends nothing: only where the spec says so is the attempt given up.
+ends nothing: only where the spec says so is the attempt given up. GPUs that wait for their host are told, and no more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.names import ConditionType, FailureClass, Stage, StageState
@@ -17,6 +17,9 @@ from finetune_operator import stages
 from finetune_operator.attempts import a_failure
 from finetune_operator.conditions import condition_of
 from finetune_operator.steps import Run, conditions_with
+
+WATCHED = (ConditionType.PROGRESSING, ConditionType.GPU_BUSY)
+"""Conditions of a trainer that runs; they are absent as long as nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,49 @@ def silence(run: Run) -> Silence | None:
 
 
 def watched(run: Run) -> FinetuneStatus:
-    """The status with condition Progressing: false while a trainer is silent too long, true once it speaks again."""
-    heard, known = silence(run), condition_of(run.status, ConditionType.PROGRESSING)
+    """The status with what the guards say of a trainer that runs: false while something is wrong, true afterwards."""
+    return _with_gpu_busy(replace(run, status=_with_progressing(run)))
+
+
+def _with_progressing(run: Run) -> FinetuneStatus:
+    heard, well = silence(run), "the trainer tells of its progress again"
     if heard is None:
-        return _without_word(run.status)
-    if heard.is_too_long:
-        told = FALSE, Reason.NO_PROGRESS, _words(run, heard)
-    elif known:
-        told = TRUE, Reason.TRAINING, "the trainer tells of its progress again"
-    else:
+        return _without(run.status, ConditionType.PROGRESSING)
+    wrong = _words(run, heard) if heard.is_too_long else None
+    return _told(run, ConditionType.PROGRESSING, Reason.NO_PROGRESS, wrong, well)
+
+
+def _with_gpu_busy(run: Run) -> FinetuneStatus:
+    """As before where the trainer has not told how busy its GPUs are."""
+    percent, wanted = _gpu_percent(run), run.finetune.spec.guards.idle_percent
+    if not wanted:
+        return _without(run.status, ConditionType.GPU_BUSY)
+    if percent is None:
         return run.status
-    return run.status.model_copy(update={"conditions": conditions_with(run, ConditionType.PROGRESSING, *told)})
+    # Without the figure itself, which changes with each report.
+    wrong = f"GPUs have computed for less than {wanted} % of the last 10 minutes (spec.guards.idlePercent)"
+    return _told(run, ConditionType.GPU_BUSY, Reason.GPU_IDLE, wrong if percent < wanted else None, "the GPUs compute")
+
+
+def _gpu_percent(run: Run) -> int | None:
+    report, entry = run.observed.report, stages.find(run.status, Stage.TRAIN)
+    if report is None or entry is None or (report.body.stage, report.body.attempt) != (Stage.TRAIN, entry.attempt):
+        return None
+    return report.body.metrics.gpu_utilization if report.body.metrics else None
+
+
+def _told(run: Run, kind: ConditionType, reason: Reason, wrong: str | None, well: str) -> FinetuneStatus:
+    """The status with this condition: false with what is `wrong`, true once it is `well` again."""
+    if wrong is None and condition_of(run.status, kind) is None:
+        return run.status
+    told = (FALSE, reason, wrong) if wrong else (TRUE, Reason.TRAINING, well)
+    return run.status.model_copy(update={"conditions": conditions_with(run, kind, *told)})
 
 
 def settled(status: FinetuneStatus) -> FinetuneStatus:
     """The status without what was said of a trainer that does not run any more."""
     entry = stages.find(status, Stage.TRAIN)
-    return status if entry and entry.state is StageState.RUNNING else _without_word(status)
+    return status if entry and entry.state is StageState.RUNNING else _without(status, *WATCHED)
 
 
 def given_up(run: Run) -> Failure | None:
@@ -82,8 +111,8 @@ def cause_of_stop(status: FinetuneStatus, stage: Stage) -> Failure | None:
     return entry.cause if entry and entry.cause and entry.cause.reason == Reason.NO_PROGRESS else None
 
 
-def _without_word(status: FinetuneStatus) -> FinetuneStatus:
-    kept = [condition for condition in status.conditions if condition.type is not ConditionType.PROGRESSING]
+def _without(status: FinetuneStatus, *kinds: ConditionType) -> FinetuneStatus:
+    kept = [condition for condition in status.conditions if condition.type not in kinds]
     return status.model_copy(update={"conditions": kept})
 
 

@@ -22,6 +22,7 @@ TOLD = (
     ConditionType.DATA_VALIDATED,
     ConditionType.SCHEDULED,
     ConditionType.PROGRESSING,
+    ConditionType.GPU_BUSY,
     ConditionType.TRAINED,
     ConditionType.EVALUATED,
     ConditionType.ARTIFACT_PUBLISHED,

@@ -102,6 +102,29 @@ def test_a_report_of_an_earlier_attempt_is_no_sign_of_this_one() -> None:
     assert progressing(decided(status, PREPARED, second, seconds=160, report=heard(159), **GUARD).status) is not None
 
 
+def busy(status: FinetuneStatus) -> tuple[str, str] | None:
+    found = condition_of(status, ConditionType.GPU_BUSY)
+    return (found.status.value, found.reason) if found else None
+
+
+def test_gpus_that_hardly_compute_are_told_until_they_do() -> None:
+    def after(status: FinetuneStatus, seconds: float, percent: int | None, **spec: Any) -> Decision:
+        report = heard(seconds, metrics={"trainingLoss": 1.0, "gpuUtilization": percent})
+        return decided(status, PREPARED, TRAINING, seconds=seconds, report=report, **spec)
+
+    status = training()
+    assert busy(after(status, 20, None).status) is None
+    assert busy(after(status, 20, 5).status) is None
+    idle = after(status, 20, 4)
+    assert (busy(idle.status), idle.stop) == (("False", "GpuIdle"), ())
+    assert idle.status.metrics is not None
+    assert idle.status.metrics.gpu_utilization == 4
+    assert busy(decided(idle.status, PREPARED, TRAINING, seconds=30).status) == ("False", "GpuIdle")
+    assert busy(after(idle.status, 40, 80).status) == ("True", "Training")
+    assert busy(after(idle.status, 40, 0, guards={"idlePercent": 0}).status) is None
+    assert busy(decided(idle.status, PREPARED, TRAINING, seconds=40, suspend=True).status) is None
+
+
 def test_where_the_spec_says_so_the_next_attempt_goes_on_and_counts() -> None:
     stopping = decided(training(**RESTART), PREPARED, TRAINING, seconds=70, report=heard(10), **RESTART)
     assert (stopping.stop, stopping.start) == ((TRAINING,), None)

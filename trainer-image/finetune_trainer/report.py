@@ -47,6 +47,7 @@ class Reporter:
         )
         self._history: list[HistoryRow] = []
         self._followers: list[Follower] = []
+        self._gpu_percent: Callable[[], int | None] = lambda: None
         self._changed = threading.Condition()
         self._news = True
         self._urgent = False
@@ -75,6 +76,10 @@ class Reporter:
         """Call `follower` with every further point of the curve."""
         self._followers.append(follower)
 
+    def watch(self, gpu_percent: Callable[[], int | None]) -> None:
+        """Tell with each further point of the curve how busy the GPUs are."""
+        self._gpu_percent = gpu_percent
+
     def plan(self, plan: PlanStatus) -> None:
         """How the run goes about its work."""
         self._update(plan=plan)
@@ -88,6 +93,7 @@ class Reporter:
     def row(self, row: HistoryRow, metrics: Metrics, best: BestStatus | None = None) -> None:
         """One more point of the curve, the newest numbers, and the best dev loss so far."""
         self._history.append(row)
+        metrics = metrics.model_copy(update={"gpu_utilization": self._gpu_percent()})
         for follow in self._followers:
             follow(row, metrics)
         self._update(metrics=metrics, history=thinned(self._history), best=best)

@@ -1,7 +1,8 @@
 """The train stage: load, measure, fit, measure again, publish. It reads straight down."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -28,6 +29,7 @@ from finetune_trainer.run_setup import MODEL_FORM, Setup, load_engine, set_up
 from finetune_trainer.shards import shard
 from finetune_trainer.store import Store, uri_of
 from finetune_trainer.termination import StopSignal
+from finetune_trainer.utilization import Utilization, read_gpus
 
 
 def train(
@@ -88,8 +90,20 @@ def _fit(setup: Setup, engine: Engine, plan: Plan, report: Reporter, stop: StopS
     if setup.form == MODEL_FORM and setup.team.size > 1:
         shard(engine.loss, setup.compute, setup.team.size)
     checkpoints = _checkpoints(setup, plan, engine.packed, report)
-    with engine.attending(), plan.working(engine):
+    with engine.attending(), plan.working(engine), _gpus_watched(setup, report):
         return fit(engine.loss, train, settings, engine.packed, device, validate, report, checkpoints, stop, setup.team)
+
+
+@contextmanager
+def _gpus_watched(setup: Setup, report: Reporter) -> Iterator[None]:
+    """Inside, the first process tells how busy the GPUs of its pod are, where their driver tells."""
+    if not setup.spec.gpus or not setup.team.is_first:
+        yield
+        return
+    utilization = Utilization(partial(read_gpus, setup.spec.gpus))
+    report.watch(lambda: utilization.percent)
+    with utilization.sampled():
+        yield
 
 
 def _checkpoints(setup: Setup, plan: Plan, packed: bool, report: Reporter) -> Checkpoints:
