@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from enum import StrEnum
+from typing import Any, TypeAlias, TypeVar
 
 from finetune_api.names import OWN_MANAGERS, ConditionType, FailureClass, Phase, Stage
 from prometheus_client.core import GaugeMetricFamily
@@ -16,6 +17,8 @@ from prometheus_client.registry import Collector
 from finetune_operator.observed import parse_time
 
 Body: TypeAlias = Mapping[str, Any]
+
+W = TypeVar("W", bound=StrEnum)
 
 ALL = tuple(Phase)
 
@@ -88,17 +91,22 @@ def standing(finetune: Body) -> Standing:
     status = finetune.get("status", {})
     conditions = {item["type"]: item for item in status.get("conditions", [])}
     stages = {item["name"]: item for item in status.get("stages", [])}
-    phase = Phase(status.get("phase", Phase.PENDING))
+    phase = _member(Phase, status.get("phase")) or Phase.PENDING
     is_stalled = conditions.get(ConditionType.STALLED, {}).get("status") == "True"
     progress = status.get("progress", {}).get("updatedAt") or stages.get(Stage.TRAIN, {}).get("startedAt")
     waits = [item["waitingSince"] for item in stages.values() if item.get("waitingSince")]
     return Standing(
         phase=phase,
         gpus=_gpus(finetune["spec"]) if _wants_gpus(phase, conditions) else 0,
-        stalled_for=FailureClass(status["failure"]["class"]) if is_stalled and "failure" in status else None,
+        stalled_for=_member(FailureClass, status.get("failure", {}).get("class")) if is_stalled else None,
         waiting_since=parse_time(max(waits, default=None)),
         progress_at=parse_time(progress),
     )
+
+
+def _member(words: type[W], word: str | None) -> W | None:
+    """The member of that name; None for none, and for one of another version of this operator."""
+    return next((member for member in words if member == word), None)
 
 
 def _wants_gpus(phase: Phase, conditions: Body) -> bool:

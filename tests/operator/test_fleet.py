@@ -84,6 +84,12 @@ def test_a_run_that_is_gone_is_counted_no_longer() -> None:
     assert told(fleet)("finetune_runs", phase="Training") == 1
 
 
+def test_words_of_another_version_of_the_operator_are_no_error() -> None:
+    fleet = Fleet()
+    fleet.note(1, a_run("Dreaming", {"type": "Stalled", "status": "True"}, failure={"class": "Unheard"}))
+    assert told(fleet)("finetune_runs", phase="Pending") == 1
+
+
 def test_a_run_of_another_controller_is_not_counted() -> None:
     fleet = Fleet()
     fleet.note(1, a_run("Training", VALIDATED))
