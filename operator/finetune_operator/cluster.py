@@ -241,10 +241,10 @@ class Cluster:
         ready: dict[str, Any] = conditions.get("Ready", {})
         return None if ready.get("status") == "True" else f"is not ready ({ready.get('reason', 'nobody says why')})"
 
-    async def remove_lost_pod(self, namespace: str, pod: Pod, message: str, now: datetime) -> None:
+    async def remove_lost_pod(self, namespace: str, pod: Pod, message: str, now: datetime) -> bool:
         """Call this very pod failed, as the pod collector of Kubernetes does, and delete it without its kubelet.
 
-        Without the first, the Job controller would wait for the kubelet, and keep the pod.
+        Without the first, the Job controller would wait for the kubelet, and keep the pod. Says whether it could.
         """
         path = f"/api/v1/namespaces/{namespace}/pods/{pod.name}"
         condition = {"type": "DisruptionTarget", "status": "True", "reason": Reason.NODE_LOST.value, "message": message}
@@ -256,6 +256,8 @@ class Cluster:
             await self._delete(path, pod.uid, propagation="Background", grace_seconds=0)
         except (Conflict, Refused) as error:
             log.warning("pod %s stays: %s", pod.name, error)
+            return False
+        return True
 
     async def create(self, manifest: Manifest) -> None:
         """Create the object; one that is there already is adopted if it was made for the same Finetune.

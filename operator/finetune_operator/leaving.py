@@ -59,8 +59,8 @@ async def remove_lost_pods(
         if pod.node is None or (trouble := await cluster.node_trouble(pod.node)) is None:
             continue
         message = f"pod {pod.name} was to leave by {pod.leaves_by:%H:%M:%S} UTC, and its node {pod.node} {trouble}"
-        await cluster.remove_lost_pod(finetune.metadata.namespace, pod, message, now)
-        await tell(finetune, [Turn(True, Reason.NODE_LOST, f"{message}: it is removed")], cluster, now)
+        if await cluster.remove_lost_pod(finetune.metadata.namespace, pod, message, now):
+            await tell(finetune, [Turn(True, Reason.NODE_LOST, f"{message}: it is removed")], cluster, now)
 
 
 async def tell(finetune: Finetune, turns: Iterable[Turn], cluster: Cluster, now: datetime) -> None:
