@@ -38,6 +38,7 @@ def a_cost(rung: Rung) -> int:
     ("load", "wanted", "rungs"),
     [
         (MANY, AUTO, [(8000, False), (4000, False), (2000, True), (1500, True)]),
+        (Load(20_000, 2500), AUTO, [(20_000, False), (10_000, False), (5000, False), (2500, False), (2500, True)]),
         (MANY, ALWAYS, [(8000, True), (4000, True), (2000, True), (1500, True)]),
         (MANY, NEVER, [(8000, False), (4000, False), (2000, False), (1500, False)]),
         (ONE_ROW, AUTO, [(1500, False), (1500, True)]),

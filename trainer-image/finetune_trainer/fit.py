@@ -11,6 +11,7 @@ from finetune_trainer.batch import Batch
 from finetune_trainer.checkpoint import Checkpoints, Snapshot
 from finetune_trainer.curve import Clock, Curve
 from finetune_trainer.errors import RunError, Termination
+from finetune_trainer.long_rope import rope_border
 from finetune_trainer.loop import Loop, Settings
 from finetune_trainer.loss import LossModel
 from finetune_trainer.optimizer import make_optimizer, trained_by_name
@@ -56,6 +57,7 @@ def fit(
         loop.go_on_from(snapshot, report)
     clock = Clock(first=loop.step)
     steps_per_epoch = -(-len(train) // settings.effective_batch)
+    border = rope_border(model.model.config)
 
     def agree() -> None:
         if team.size > 1:
@@ -78,7 +80,7 @@ def fit(
             stop.check(team.any)
             rows = step_rows(len(train), settings.effective_batch, settings.seed, loop.step)
             supervised = train.supervised_in(rows)
-            for batch in _share(train, rows, settings, packed, team):
+            for batch in _share(train, rows, settings, packed, border, team):
                 loss = model(batch.to(device))
                 (loss / supervised).backward()
                 loop.interval.add(loss.detach())
@@ -92,9 +94,11 @@ def fit(
     return loop.curve
 
 
-def _share(train: TokenRows, rows: list[int], settings: Settings, packed: bool, team: Team) -> list[Batch]:
+def _share(
+    train: TokenRows, rows: list[int], settings: Settings, packed: bool, border: int | None, team: Team
+) -> list[Batch]:
     """This rank's micro-batches of a step."""
-    limits = settings.rows_per_batch, packed, settings.tokens_per_batch
+    limits = settings.rows_per_batch, packed, settings.tokens_per_batch, border
     return share_of_batches(train, rows, *limits, rank=team.rank, size=team.size)
 
 

@@ -6,6 +6,7 @@ A row gets what it would get alone: the same text in fp32 without sampling, and 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from finetune_trainer.contrastive import contrastive_search
+from finetune_trainer.long_rope import rope_border
 
 Prompt = Sequence[int]
 """Ids, at least 1."""
@@ -76,7 +78,8 @@ def generate(
     with _evaluating(model), _seeded(seed, model.device):
         if batch_size > 1 and len(prompts) > 1 and not batches_cleanly(model, stops):
             batch_size = 1
-        for room, chosen in _batches(prompts, generation, stops, batch_size):
+        border = rope_border(model.config)
+        for room, chosen in _batches(prompts, generation, stops, batch_size, border):
             outputs = _continued(model, [prompts[at] for at in chosen], generation, stops, room)
             for at, output in zip(chosen, outputs, strict=True):
                 texts[at] = decode(_until_end(output, stops))
@@ -109,14 +112,32 @@ def padded(prompts: Sequence[Prompt], pad_id: int, device: torch.device) -> tupl
 
 
 def _batches(
-    prompts: Sequence[Prompt], generation: Generation, stops: Stops, batch_size: int
+    prompts: Sequence[Prompt], generation: Generation, stops: Stops, batch_size: int, border: int | None
 ) -> Iterator[tuple[int, list[int]]]:
     """Room and numbers of prompts that go together: of like length, so that little is padded, and of the same room, so
-    that none is cut short by its neighbours."""
+    that none is cut short by its neighbours. One that may grow over the `border` goes alone."""
+
+    def kind(at: int) -> tuple[int, Side]:
+        room = stops.room(prompts[at], generation)
+        return room, _side(len(prompts[at]), room, border)
+
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    for room, members in groupby(order, key=lambda at: stops.room(prompts[at], generation)):
-        chosen = list(members)
-        yield from ((room, chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size))
+    for (room, side), members in groupby(order, key=kind):
+        chosen, size = list(members), 1 if side is Side.ACROSS else batch_size
+        yield from ((room, chosen[start : start + size]) for start in range(0, len(chosen), size))
+
+
+def _side(length: int, room: int, border: int | None) -> "Side":
+    """Where a prompt and what may follow it lie."""
+    if border is None or length + room <= border:
+        return Side.SHORT
+    return Side.LONG if length > border else Side.ACROSS
+
+
+class Side(Enum):
+    """Of the border between short and long texts."""
+
+    SHORT, ACROSS, LONG = range(3)
 
 
 def _continued(

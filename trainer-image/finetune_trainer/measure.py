@@ -23,6 +23,7 @@ from finetune_trainer.errors import not_finite
 from finetune_trainer.evaluate import Likelihood, likelihood
 from finetune_trainer.fused_lora import fuse_adapters
 from finetune_trainer.generate import Stops, generate, generation_settings
+from finetune_trainer.long_rope import rope_border
 from finetune_trainer.loss import LossModel, has_plain_head
 from finetune_trainer.model import Model, bare
 from finetune_trainer.pack import share_of_batches
@@ -56,8 +57,9 @@ class Engine:
 
     def batches(self, rows: TokenRows, rows_per_batch: int) -> Iterator[Batch]:
         """This rank's share of all rows, on the device."""
-        rank, size = self.team.rank, self.team.size
-        shared = share_of_batches(rows, range(len(rows)), rows_per_batch, self.packed, rank=rank, size=size)
+        rank, size, border = self.team.rank, self.team.size, rope_border(self.inner.config)
+        chosen = range(len(rows))
+        shared = share_of_batches(rows, chosen, rows_per_batch, self.packed, border=border, rank=rank, size=size)
         return (batch.to(self.compute.device) for batch in shared)
 
     def likelihood(self, rows: TokenRows, rows_per_batch: int, between: Callable[[], None] | None = None) -> Likelihood:

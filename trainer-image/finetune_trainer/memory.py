@@ -155,7 +155,11 @@ def step_bytes(
     `gathered_in`: the weights come in this precision, and each gradient goes as soon as it is whole, as with shards.
     """
     step = _Step(loss)
-    with FakeTensorMode() as fake, _quantised_stood_in_for(step):
+    with (
+        _kept_tensors_restored(step),
+        FakeTensorMode(allow_non_fake_inputs=True) as fake,
+        _quantised_stood_in_for(step),
+    ):
 
         def without_data(tensor: Tensor) -> Tensor:
             if not tensor.is_meta and gathered_in is None:
@@ -173,6 +177,21 @@ def step_bytes(
             for _ in range(micro_batches):
                 functional_call(step, state, (shapes,))
     return ledger.peak
+
+
+@contextmanager
+def _kept_tensors_restored(model: Module) -> Iterator[None]:
+    """Inside, modules may replace tensors that are neither parameters nor buffers, as rotations for long texts do."""
+    before = [
+        (module, {name: x for name, x in vars(module).items() if isinstance(x, Tensor)}) for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, tensors in before:
+            for name in [name for name, x in vars(module).items() if isinstance(x, Tensor)]:
+                delattr(module, name)
+            vars(module).update(tensors)
 
 
 def _let_go(parameter: Tensor) -> None:

@@ -7,6 +7,7 @@ ids. So the head runs on those positions alone, and the next-token shift is done
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -28,23 +29,35 @@ class Rows(Protocol):
 
 
 def micro_batches(
-    rows: Rows, chosen: Sequence[int], rows_per_batch: int, packed: bool, tokens_per_batch: int | None = None
+    rows: Rows,
+    chosen: Sequence[int],
+    rows_per_batch: int,
+    packed: bool,
+    tokens_per_batch: int | None = None,
+    border: int | None = None,
 ) -> list[Batch]:
     """The `chosen` rows in batches of at most `rows_per_batch` rows, like lengths together.
 
-    A batch has at most `tokens_per_batch` tokens, padding included; a row that is longer is a batch of its own.
+    A batch has at most `tokens_per_batch` tokens, padding included; a row that is longer is a batch of its own. Rows of
+    more than `border` tokens, where there is one, share no batch with others.
     """
     make = packed_batch if packed else padded_batch
-    return [make(rows, part) for part in _grouped(rows, chosen, rows_per_batch, packed, tokens_per_batch)]
+    return [make(rows, part) for part in _grouped(rows, chosen, rows_per_batch, packed, tokens_per_batch, border)]
 
 
 def _grouped(
-    rows: Rows, chosen: Sequence[int], rows_per_batch: int, packed: bool, tokens_per_batch: int | None
+    rows: Rows,
+    chosen: Sequence[int],
+    rows_per_batch: int,
+    packed: bool,
+    tokens_per_batch: int | None,
+    border: int | None,
 ) -> list[list[int]]:
     lengths = {row: int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen}
     ordered = sorted(chosen, key=lambda row: -lengths[row])
     most_tokens = tokens_per_batch or sum(lengths.values()) * rows_per_batch
-    return list(_parts(ordered, lengths, rows_per_batch, most_tokens, packed))
+    sides = groupby(ordered, key=lambda row: border is not None and lengths[row] > border)
+    return [part for _, side in sides for part in _parts(list(side), lengths, rows_per_batch, most_tokens, packed)]
 
 
 def _parts(
@@ -71,13 +84,14 @@ def share_of_batches(
     rows_per_batch: int,
     packed: bool,
     tokens_per_batch: int | None = None,
+    border: int | None = None,
     rank: int = 0,
     size: int = 1,
 ) -> list[Batch]:
     """The micro-batches of one of `size` processes: as many as any of them has, the missing ones without weight."""
     lengths = [int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen]
     shares = [[chosen[at] for at in share] for share in share_out(lengths, size)]
-    groups = [_grouped(rows, share, rows_per_batch, packed, tokens_per_batch) for share in shares]
+    groups = [_grouped(rows, share, rows_per_batch, packed, tokens_per_batch, border) for share in shares]
     make = packed_batch if packed else padded_batch
     batches = [make(rows, group) for group in groups[rank]]
     missing = max(map(len, groups)) - len(batches)

@@ -5,7 +5,7 @@ ways to train, from the fastest to the smallest; a plan is the first that fits, 
 left all the same, as many further down as there were such attempts. Pure.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.names import FailureClass
@@ -15,7 +15,11 @@ from finetune_api.training import GradientCheckpointing
 from finetune_trainer.errors import RunError
 
 CHECKPOINTED_FROM = 2
-"""Rung from which on `auto` computes activations again: two smaller micro-batches cost less than a second forward."""
+"""First rung on which `auto` may compute activations again: smaller micro-batches cost less than a second forward."""
+
+KEPT_TOKENS = 2048
+"""`auto` keeps activations in micro-batches of at least this size on any rung: they fill a GPU, so that halving one
+costs next to nothing."""
 
 USABLE_SHARE = 0.9
 """Share of the memory that a plan may fill: the rest is for what allocators round up and kernels take for a moment."""
@@ -79,17 +83,20 @@ class Choice:
 
 def ladder(load: Load, wanted: GradientCheckpointing) -> list[Rung]:
     """Every distinct way to train, from the fastest to the smallest."""
-    checkpointed_from = {GradientCheckpointing.ALWAYS: 0, GradientCheckpointing.AUTO: CHECKPOINTED_FROM}.get(wanted)
-    return list(dict.fromkeys(_halved(load, checkpointed_from)))
+    sizes = _halved(load)
+    if wanted is not GradientCheckpointing.AUTO:
+        return [Rung(size, wanted is GradientCheckpointing.ALWAYS) for size in sizes]
+    kept = [size for number, size in enumerate(sizes) if number < CHECKPOINTED_FROM or size >= KEPT_TOKENS]
+    again = sizes[len(kept) :] or sizes[-1:]
+    return [*(Rung(size, False) for size in kept), *(Rung(size, True) for size in again)]
 
 
-def _halved(load: Load, checkpointed_from: int | None) -> Iterator[Rung]:
-    tokens, number = load.largest, 0
-    while True:
-        yield Rung(tokens, checkpointed_from is not None and number >= checkpointed_from)
-        if tokens == load.longest and (checkpointed_from is None or number >= checkpointed_from):
-            return
-        tokens, number = max(-(-tokens // 2), load.longest), number + 1
+def _halved(load: Load) -> list[int]:
+    """The largest micro-batch, half of it and so on, down to the longest row."""
+    sizes = [load.largest]
+    while sizes[-1] > load.longest:
+        sizes.append(max(-(-sizes[-1] // 2), load.longest))
+    return sizes
 
 
 def choose(rungs: Sequence[Rung], tried: int, cost: Callable[[Rung], int | None], memory: Memory) -> Choice:

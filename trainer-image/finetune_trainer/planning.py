@@ -17,6 +17,7 @@ from finetune_trainer.compiling import hindrance, layers_compiled
 from finetune_trainer.compute import Compute, operations_per_second
 from finetune_trainer.errors import RunError
 from finetune_trainer.flops import operations_per_token
+from finetune_trainer.long_rope import rope_border
 from finetune_trainer.loop import Settings
 from finetune_trainer.measure import Engine
 from finetune_trainer.memory import (
@@ -117,7 +118,8 @@ class Planner:
         """The micro-batch of the longest rows."""
         count = self.settings.rows_per_batch
         longest = np.argsort(-self.rows.lengths, kind="stable")[:count]
-        return micro_batches(self.rows, [int(row) for row in longest], count, self.engine.packed, tokens)[0]
+        border = rope_border(self.engine.inner.config)
+        return micro_batches(self.rows, [int(row) for row in longest], count, self.engine.packed, tokens, border)[0]
 
     def _footprint(self, rung: Rung) -> Footprint | None:
         """Of the largest micro-batch of a rung; None where it cannot be estimated."""
