@@ -1,68 +1,52 @@
 """Training speed and peak memory on one GPU, and what each technique is worth, in one unattended run.
 
-    python -m bench.gpu [--device cuda|cpu] [--tiny] [--minutes 8]
+    python -m bench.gpu [--device cuda|cpu] [--tiny] [--minutes 7.5]
+    python -m bench.gpu --estimate GIB
 
 Random weights are made on the device, so nothing is downloaded: the shape of Llama-3.1-8B with LoRA r16 on all linear
 layers in bf16, the same as QLoRA, and a smaller shape trained in full; rows of up to 4,096 random ids. Then each
 technique is taken away from the first of them, or added, and TRL's SFTTrainer trains the same rows where it is
-installed. What the time does not allow is left out, and the table says so. `--tiny` is a small shape that proves the
-script on a CPU; its figures mean nothing.
+installed. Each training is a process of its own, in micro-batches that the product's planner finds to fit. None runs
+longer than the time that is left: what it does not allow is left out, and the table says so. `--tiny` is a small shape
+that proves the script on a CPU; its figures mean nothing. `--estimate` plans for a GPU of so much memory, without one.
 """
 
 import argparse
-import gc
 import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
 
 import torch
-from finetune_api.training import Optimizer
-from finetune_trainer import attention
-from finetune_trainer.compute import Compute
-from finetune_trainer.memory import Ledger, checkpointing
-from finetune_trainer.optimizer import clip_gradients, make_optimizer, trained_parameters
-from finetune_trainer.pack import micro_batches, step_rows
-from finetune_trainer.plan import gib
+from finetune_api.training import GradientCheckpointing
+from finetune_trainer.errors import RunError
+from finetune_trainer.plan import Memory, gib
 from finetune_trainer.quiet import quiet_libraries
 
-from bench.gpu_models import SHAPES, TINY_SHAPES, Shape, compile_layers, engine_for, some_rows, trl_training
+from bench.gpu_models import SHAPES, TINY_SHAPES, Shape
+from bench.gpu_trainings import STEPS, WARMUP_STEPS, Variant, described, measured, planned_without_gpu
 from bench.machine import machine
 from bench.record import RESULTS
 
-WARMUP_STEPS, STEPS = 2, 6
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One training to measure."""
-
-    name: str
-    shape: str = "8B"
-    method: str = "lora"
-    packed: bool = True
-    varlen: bool = True
-    bare_head: bool = True
-    checkpointed: bool = False
-    compiled: bool = False
-    trl: bool = False
-
+LONGEST_SECONDS = 150
+"""No training takes longer; compiling takes most of it."""
 
 VARIANTS = (
     Variant("LoRA r16"),
     Variant("LoRA r16, TRL SFTTrainer padded", trl=True),
-    Variant("LoRA r16, layers compiled", compiled=True),
-    Variant("LoRA r16, activations computed again", checkpointed=True),
-    Variant("LoRA r16 without packing", packed=False),
-    Variant("LoRA r16 without the varlen kernel", varlen=False),
-    Variant("LoRA r16 without tiled loss", bare_head=False),
     Variant("QLoRA r16", method="qlora"),
     Variant("full, smaller shape", shape="small", method="full"),
+    Variant("LoRA r16 without packing", packed=False),
+    Variant("LoRA r16 without the varlen kernel", varlen=False),
+    Variant("LoRA r16 with cuDNN's varlen kernel", cudnn=True),
+    Variant("LoRA r16 without tiled loss", bare_head=False),
+    Variant("LoRA r16, activations always computed again", recomputing=GradientCheckpointing.ALWAYS),
+    Variant("LoRA r16, layers compiled", compiled=True, recomputing=GradientCheckpointing.NEVER),
 )
 
 
@@ -75,6 +59,8 @@ class Result:
     tokens: int = 0
     """Tokens of rows, padding left out."""
     peak_bytes: int = 0
+    remark: str = ""
+    device: str = ""
     problem: str = ""
     """Why there is no figure."""
 
@@ -88,96 +74,62 @@ class Result:
         if self.problem:
             return f"| {self.variant.name} | – | – | – | {self.problem} |"
         speed, steps = f"{self.tokens_per_second:,.0f}", f"{STEPS / self.seconds:.2f}"
-        return f"| {self.variant.name} | {speed} | {steps} | {gib(self.peak_bytes)} | |"
+        return f"| {self.variant.name} | {speed} | {steps} | {gib(self.peak_bytes)} | {self.remark} |"
 
 
-def measure(variant: Variant, shape: Shape, device: torch.device) -> Result:
-    """Train one variant; what stands in its way becomes a line of the table."""
+def in_a_process(variant: Variant, shape: Shape, device: str, seconds: float) -> Result:
+    """Measure one variant in a process that is killed after so long: nothing of one is left for the next."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.gpu_trainings", "peft", "transformers.models.llama.modeling_llama"])
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=tell, args=(variant, shape, device, theirs))
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(seconds):
+            return Result(variant, problem=f"took longer than {seconds:.0f} s")
+        found: Result = ours.recv()
+        return found
+    except EOFError:
+        process.join()
+        return Result(variant, problem=f"the process ended with code {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+def tell(variant: Variant, shape: Shape, device: str, to: Connection) -> None:
+    """Measure one variant; what stands in its way becomes a line of the table."""
+    quiet_libraries()
     with TemporaryDirectory() as folder:
         try:
-            train = trl_training(shape, device, Path(folder)) if variant.trl else our_training(variant, shape, device)
-            train(WARMUP_STEPS)
-            with Meter(device) as meter:
-                tokens = train(STEPS)
-            return Result(variant, meter.seconds, tokens, meter.peak_bytes)
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError) as error:
-            return Result(variant, problem=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}")
+            meter = measured(variant, shape, torch.device(device), Path(folder))
+            name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+            to.send(Result(variant, meter.seconds, meter.tokens, meter.peak_bytes, meter.remark, name))
+        except (RuntimeError, ValueError, TypeError, NotImplementedError, ImportError, RunError) as error:
+            to.send(Result(variant, problem=f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"))
 
 
-class Meter:
-    """Seconds of a block, the device's work included, and its peak memory; on CPU the Ledger's, without the weights."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._ledger = device, Ledger()
-        self.seconds, self.peak_bytes = 0.0, 0
-
-    def __enter__(self) -> "Meter":
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            torch.cuda.synchronize(self._device)
-        else:
-            self._ledger.__enter__()
-        self._began = time.monotonic()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-            self.peak_bytes = torch.cuda.max_memory_allocated(self._device)
-        else:
-            self._ledger.__exit__(None, None, None)
-            self.peak_bytes = self._ledger.peak
-        self.seconds = time.monotonic() - self._began
+def all_measured(shapes: dict[str, Shape], device: str, minutes: float) -> list[Result]:
+    """Every variant that the time allows, told as it comes."""
+    results: list[Result] = []
+    end = time.monotonic() + 60 * minutes
+    for variant in VARIANTS:
+        left = end - time.monotonic()
+        found = Result(variant, problem="left out: no time")
+        if left > 0:
+            found = in_a_process(variant, shapes[variant.shape], device, min(left, LONGEST_SECONDS))
+        results.append(found)
+        print(found.row, flush=True)
+    return results
 
 
-def our_training(variant: Variant, shape: Shape, device: torch.device) -> Callable[[int], int]:
-    """Steps of the product's parts; a call trains so many and returns their tokens."""
-    compute = Compute(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    engine = engine_for(shape, variant.method, compute, variant.packed, variant.bare_head)
-    parameters, rows = trained_parameters(engine.loss), some_rows(shape)
-    optimizer = make_optimizer(Optimizer.ADAMW, parameters, 1e-5, 0.0)
-    if variant.compiled:
-        compile_layers(engine.inner)
-
-    def one_step(step: int) -> int:
-        chosen = step_rows(len(rows), shape.rows_per_step, 0, step)
-        batches = micro_batches(rows, chosen, shape.rows_per_step, engine.packed, shape.tokens_per_batch)
-        supervised = sum(batch.supervised for batch in batches)
-        for batch in batches:
-            (engine.loss(batch.to(device)) / supervised).backward()
-        clip_gradients(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return sum(batch.tokens for batch in batches)
-
-    def train(steps: int) -> int:
-        with ExitStack() as stack:
-            stack.enter_context(engine.attending())
-            stack.enter_context(checkpointing(engine.inner, variant.checkpointed))
-            stack.enter_context(with_kernel(variant.varlen))
-            return sum(one_step(step) for step in range(steps))
-
-    return train
-
-
-@contextmanager
-def with_kernel(wanted: bool) -> Iterator[None]:
-    """Inside, packed rows go through the variable-length kernel where the device has it, or never."""
-    if wanted:
-        yield
-        return
-    with patch.object(attention, "_fits_kernel", lambda *_: False):
-        yield
-
-
-def page(results: Sequence[Result], shapes: dict[str, Shape], device: torch.device) -> str:
+def page(results: Sequence[Result], shapes: dict[str, Shape], device: str) -> str:
     """The table."""
-    facts = machine()
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{facts['cpu']}, a trial of the script"
     lines = [
         "# Training on one GPU, random weights",
         "",
-        f"{where}; torch {torch.__version__}. {WARMUP_STEPS} steps to warm up, {STEPS} measured.",
+        f"{device}; torch {torch.__version__}. {WARMUP_STEPS} steps to warm up, {STEPS} measured.",
         *(f"{name}: {shape.words}." for name, shape in shapes.items()),
         "Made by `python -m bench.gpu`.",
         "",
@@ -187,42 +139,48 @@ def page(results: Sequence[Result], shapes: dict[str, Shape], device: torch.devi
     return "\n".join([*lines, *(result.row for result in results), ""])
 
 
+def estimates(shapes: dict[str, Shape], memory_gib: float) -> list[str]:
+    """What the planner would do on a GPU with so much memory, one line for each training that differs in it."""
+    memory = Memory(int(memory_gib * 2**30), f"a GPU with {memory_gib:g} GiB", "choose a bigger GPU")
+    lines = ["| training | plan |", "|--|--|"]
+    for variant in VARIANTS:
+        if variant.is_planned_apart:
+            try:
+                told = described(planned_without_gpu(variant, shapes[variant.shape], memory))
+            except RunError as error:
+                told = error.message
+            lines.append(f"| {variant.name} | {told} |")
+    return lines
+
+
 def main() -> int:
     """Measure every variant that the time allows; the last line is the ratio to TRL, where both have a figure."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="a small shape that proves the script")
-    parser.add_argument("--minutes", type=float, default=8.0, help="start no further training after so long")
+    parser.add_argument("--minutes", type=float, default=7.5, help="the whole run takes no longer")
+    parser.add_argument("--estimate", type=float, metavar="GIB", help="only plan, for a GPU of so much memory")
     asked = parser.parse_args()
     quiet_libraries()
-    device, shapes = torch.device(asked.device), TINY_SHAPES if asked.tiny else SHAPES
-    results: list[Result] = []
-    began, longest = time.monotonic(), 0.0
-    for variant in VARIANTS:
-        started = time.monotonic()
-        if started - began + longest > 60 * asked.minutes:
-            results.append(Result(variant, problem="left out: no time"))
-            continue
-        results.append(measure(variant, shapes[variant.shape], device))
-        longest = max(longest, time.monotonic() - started)
-        print(results[-1].row, flush=True)
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    write(results, shapes, device, asked.tiny)
+    shapes = TINY_SHAPES if asked.tiny else SHAPES
+    if asked.estimate is not None:
+        print("\n".join(estimates(shapes, asked.estimate)))
+        return 0
+    results = all_measured(shapes, asked.device, asked.minutes)
+    write(results, shapes, asked.tiny)
     ours, theirs = results[0], results[1]
     if theirs.tokens_per_second:
         print(f"{ours.tokens_per_second / theirs.tokens_per_second:.2f} x")
     return 1 if ours.problem else 0
 
 
-def write(results: Sequence[Result], shapes: dict[str, Shape], device: torch.device, tiny: bool) -> None:
+def write(results: Sequence[Result], shapes: dict[str, Shape], tiny: bool) -> None:
     """Print the table; `results/gpu-<device>.json` and `.md` but for a trial."""
-    text = page(results, shapes, device)
+    name = next((result.device for result in results if result.device), "no device")
+    text = page(results, shapes, f"{machine()['cpu']}, a trial of the script" if tiny else name)
     print(text)
-    if tiny:
+    if tiny or not any(result.device for result in results):
         return
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     path = RESULTS / f"gpu-{name.lower().replace(' ', '-')}.json"
     record = {"machine": machine(), "device": name, "results": [asdict(result) for result in results]}
     RESULTS.mkdir(exist_ok=True)
