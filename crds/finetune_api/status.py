@@ -80,6 +80,8 @@ class StageStatus(Model):
     """When the newest attempt started: its pod, or the last pod of its gang."""
     finished_at: datetime | None = None
     """When its newest attempt ended."""
+    left_at: datetime | None = None
+    """When the last pod of a stopped attempt was gone: until then it holds its GPUs."""
     waiting_since: datetime | None = None
     """Since when its newest attempt has been asked for; it counts until the pod starts."""
     waited_seconds: int | None = Field(default=None, ge=0)

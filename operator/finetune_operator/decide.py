@@ -170,7 +170,7 @@ def _stage(run: Run, stage: Stage) -> Step:
         return _without_job(run, attempt)
     if job.state is JobState.COMPLETE or (job.state is JobState.FAILED and _is_published(run, job)):
         return _completed(run, job)
-    if job.state is JobState.FAILED and not _active_pod(run):
+    if job.state is JobState.FAILED and not run.observed.active_pod:
         failure = failure_of(job, run.observed.report, stages.noted_cause(run.status, job))
         finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
         run = replace(run, status=finished)
@@ -190,7 +190,7 @@ def _is_published(run: Run, job: Job) -> bool:
 def _without_job(run: Run, attempt: Attempt) -> Step:
     """Start an attempt that was not started yet; one whose Job somebody deleted is judged by what is known of it."""
     current = stages.find(run.status, attempt.stage)
-    if current is None or current.state is StageState.PENDING or _active_pod(run):
+    if current is None or current.state is StageState.PENDING or run.observed.active_pod:
         return _start(run, attempt)
     if current.state is StageState.FAILED and run.status.failure:
         return _after_failure(run, attempt, run.status.failure)
@@ -201,7 +201,7 @@ def _without_job(run: Run, attempt: Attempt) -> Step:
 
 def _start(run: Run, attempt: Attempt) -> Step:
     """Create the attempt's Job, unless a pod of an earlier one is still there: never two gangs at once."""
-    leftover = _active_pod(run)
+    leftover = run.observed.active_pod
     if leftover:
         return steps.waiting(run, Reason.WAITING_FOR_PODS, f"waiting for pod {leftover} to be gone", LEAVING_CHECK)
     if (exceeded := _exceeded(run, attempt.stage)) is not None:
@@ -224,12 +224,6 @@ def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) 
     return back_to_checkpoint(status.model_copy(update={"attempts": attempt.number, "conditions": kept}))
 
 
-def _active_pod(run: Run) -> str | None:
-    """Name of a pod of any attempt that still holds, or may yet take, its resources; its Job may be gone already."""
-    pods = [*run.observed.orphans, *(pod for job in run.observed.jobs for pod in job.pods)]
-    return next((pod.name for pod in pods if pod.is_active), None)
-
-
 def _stopped(run: Run, attempt: Attempt) -> Step:
     """A stopped attempt, until its Job and pods are gone; then the next one, unless a limit still holds the run."""
     job = run.observed.job(attempt.stage, attempt.number)
@@ -245,7 +239,7 @@ def _stopped(run: Run, attempt: Attempt) -> Step:
 
 def _leaving(run: Run, reason: Reason, jobs: tuple[Job, ...]) -> Step | None:
     """Waiting until these Jobs and all pods are gone; None once they are."""
-    leftover = jobs[0].name if jobs else _active_pod(run)
+    leftover = jobs[0].name if jobs else run.observed.active_pod
     if leftover is None:
         return None
     step = steps.waiting(run, reason, f"waiting for {leftover} to be gone", LEAVING_CHECK)

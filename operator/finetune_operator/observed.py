@@ -180,10 +180,18 @@ class Observed:
         trains = sorted((job for job in self.jobs if job.stage is Stage.TRAIN), key=lambda job: -job.attempt)
         return next((pod.node for job in trains for pod in job.pods if pod.node), None)
 
+    @property
+    def active_pod(self) -> str | None:
+        """Name of a pod of any attempt that still holds, or may yet take, its resources; its Job may be gone."""
+        return next((pod.name for pod in self._pods if pod.is_active), None)
+
     def overdue_pods(self, since: datetime) -> tuple[Pod, ...]:
         """Pods that should have left by then, and of which nobody says that they have."""
-        pods = [*self.orphans, *(pod for job in self.jobs for pod in job.pods)]
-        return tuple(pod for pod in pods if pod.is_active and pod.leaves_by and pod.leaves_by <= since)
+        return tuple(pod for pod in self._pods if pod.is_active and pod.leaves_by and pod.leaves_by <= since)
+
+    @property
+    def _pods(self) -> list[Pod]:
+        return [*self.orphans, *(pod for job in self.jobs for pod in job.pods)]
 
     def reading_of(self, job: Job) -> Job | None:
         """The Job that reads what this one came to."""

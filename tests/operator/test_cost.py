@@ -319,7 +319,21 @@ def test_a_run_that_has_spent_its_budget_stops_and_goes_on_when_it_is_raised() -
     held = decided(stopping.status, PREPARED, seconds=1900, **budget)
     assert (held.start, held.status.phase) == (None, Phase.SUSPENDED)
     assert decided(held.status, PREPARED, seconds=2000, **budget).status == held.status
-    assert decided(held.status, PREPARED, seconds=2000, budget={"limit": "1.40"}).start == Attempt(TRAIN, 2)
+    assert decided(held.status, PREPARED, seconds=2000, budget={"limit": "1.50"}).start == Attempt(TRAIN, 2)
+
+
+def test_a_stopped_pod_costs_until_it_is_gone() -> None:
+    running = a_job(TRAIN, 1, RUNNING, A_POD)
+    status = decided(prepared().status, PREPARED, running).status
+    stopping = decided(status, PREPARED, running, seconds=1800, suspend=True).status
+    gone = decided(stopping, PREPARED, seconds=1872, suspend=True)
+    assert cost_of(gone).spent == "1.43", "0.02 hours more"
+    assert gone.status.active_seconds == 1800, "its deadline counts training alone"
+    assert decided(gone.status, PREPARED, seconds=9000, suspend=True).status == gone.status
+    resumed = decided(gone.status, PREPARED, seconds=9000)
+    assert (resumed.start, cost_of(resumed).spent) == (Attempt(TRAIN, 2), "1.43")
+    unseen = decided(stopping, PREPARED, seconds=90_000)
+    assert (unseen.start, cost_of(unseen).spent) == (Attempt(TRAIN, 2), "1.65"), "no longer than a pod may take"
 
 
 def test_an_attempt_that_is_repeated_is_not_held_for_the_estimate() -> None:
