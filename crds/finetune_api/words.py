@@ -9,3 +9,9 @@ def one_line(text: str) -> str:
 def shortened(text: str, length: int) -> str:
     """The text, cut to `length` characters with an ellipsis where it is longer."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def as_word(text: str) -> str:
+    """The text as a reason, a CamelCase word, whoever has given it; Unknown where nothing of it can be one."""
+    letters = "".join(c for c in text if c.isascii() and c.isalnum()).lstrip("0123456789")
+    return letters[:128] or "Unknown"

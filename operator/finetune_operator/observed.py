@@ -12,6 +12,7 @@ from finetune_api.names import Errand, Stage
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.run import ProgressReport
+from finetune_api.words import as_word
 
 Body = Mapping[str, Any]
 Labels = Mapping[str, str]
@@ -288,7 +289,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
         exit_code=terminated.get("exitCode"),
         exit_reason=terminated.get("reason"),
         message=terminated.get("message"),
-        disruption=disruption.get("reason") if disruption.get("status") == "True" else deleted,
+        disruption=as_word(disruption.get("reason", "")) if disruption.get("status") == "True" else deleted,
         reason=status.get("reason"),
         leaves_by=parse_time(metadata.get("deletionTimestamp")),
         index=_index(metadata),

@@ -46,3 +46,14 @@ def test_only_pods_that_should_have_left_and_may_still_run_are_overdue() -> None
     job = builders.a_job(Stage.TRAIN, 1, JobState.RUNNING, leaving, later, ended, a_pod(phase="Running"))
     seen = Observed(jobs=(job,), orphans=(orphan,))
     assert [pod.name for pod in seen.overdue_pods(NOON)] == ["orphan", "leaving"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"), [("DeletionByPodGC", "DeletionByPodGC"), ("two words!", "twowords"), (None, "Unknown")]
+)
+def test_a_pod_that_was_taken_away_is_so_whatever_reason_is_given(reason: str | None, word: str) -> None:
+    job, given = a_job("story-9f3c2a10-train-1"), {} if reason is None else {"reason": reason}
+    pod = a_job("pod") | {"status": {"conditions": [{"type": "DisruptionTarget", "status": "True"} | given]}}
+    pod["metadata"]["ownerReferences"] = [{"uid": job["metadata"]["uid"], "controller": True}]
+    (seen,) = observed_children([job], [pod], UID).jobs
+    assert [pod.disruption for pod in seen.pods] == [word]
