@@ -16,17 +16,7 @@ from finetune_api.states import Verdict
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
 from finetune_operator import base_model, cost, guards, limits, results, stages, steps
-from finetune_operator.attempts import (
-    a_failure,
-    failure_of,
-    findings_of,
-    is_being_read,
-    last_words,
-    lost_result,
-    result_of,
-    vanished,
-    whole_result,
-)
+from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import back_to_checkpoint, merge_report, with_checkpoint
@@ -227,7 +217,7 @@ def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) 
 def _stopped(run: Run, attempt: Attempt) -> Step:
     """A stopped attempt, until its Job and pods are gone; then the next one, unless a limit still holds the run."""
     job = run.observed.job(attempt.stage, attempt.number)
-    if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
+    if job and job.state is JobState.COMPLETE and (step := results.of_complete(run, job)):
         return step  # It was quicker.
     leaving, held = _leaving(run, Reason.STOPPING, (job,) if job else ()), _still_held(run, attempt.stage)
     if held is not None:
@@ -249,7 +239,7 @@ def _leaving(run: Run, reason: Reason, jobs: tuple[Job, ...]) -> Step | None:
 def _suspended(run: Run) -> Step:
     """Its user wants it to pause: a running attempt is stopped, one that has ended is judged as ever."""
     current, job = stages.find(run.status, Stage.TRAIN), _newest_training(run)
-    if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
+    if job and job.state is JobState.COMPLETE and (step := results.of_complete(run, job)):
         return step
     if job and job.state is not JobState.RUNNING:
         step = _stage(run, Stage.TRAIN)
@@ -266,7 +256,7 @@ def _suspended(run: Run) -> Step:
 def _cancelled(run: Run) -> Step:
     """Its user wants it to end. An artifact that is published already stays what the run came to."""
     job = _newest_training(run)
-    if job and job.state is JobState.COMPLETE and (step := _ended_well(run, job)):
+    if job and job.state is JobState.COMPLETE and (step := results.of_complete(run, job)):
         return step
     for stage in Stage:
         if (entry := stages.find(run.status, stage)) and entry.state in (StageState.PENDING, StageState.RUNNING):
@@ -315,39 +305,12 @@ def _running(run: Run, job: Job) -> Step:
 
 def _completed(run: Run, job: Job) -> Step:
     """A complete Job whose result nobody can tell, not even S3, is as good as one that has failed."""
-    if (step := _ended_well(run, job)) is not None:
+    if (step := results.of_complete(run, job)) is not None:
         return step
     known = run.status.failure if stages.has_failed(run.status, job) else None
     failure = known or lost_result(job, run.observed.reading_of(job))
     finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
     return _after_failure(replace(run, status=finished), Attempt(job.stage, job.attempt), failure)
-
-
-def _ended_well(run: Run, job: Job) -> Step | None:
-    """What a complete Job, or one that had published, came to; where its words are lost, another Job reads it from S3.
-
-    None where that found nothing either.
-    """
-    reading = run.observed.reading_of(job)
-    result = whole_result(job, run.observed.report) or (whole_result(reading, None) if reading else None)
-    if result is None:
-        return _reading(run, job, reading)
-    generation = run.finetune.metadata.generation
-    merged, _ = merge_report(
-        run.status, run.observed.report, job, interval=timedelta(0), generation=generation, now=run.now
-    )
-    status = stages.finish(merged, job, StageState.SUCCEEDED, None)
-    run = replace(run, status=status.model_copy(update={"failure": None}))
-    return results.prepared(run, result) if job.stage is Stage.PREPARE else results.trained(run, result)
-
-
-def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
-    """Waiting until another Job has read what this one came to; None once it has, in vain."""
-    if stages.has_failed(run.status, job) or (reading and not is_being_read(reading, run.now)):
-        return None
-    message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
-    step = steps.waiting(run, Reason.READING_RESULT, message, START_CHECK)
-    return step if reading else replace(step, read=Attempt(job.stage, job.attempt))
 
 
 def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:

@@ -1,16 +1,50 @@
 """What the stages found, taken over into the status. Pure."""
 
 from dataclasses import replace
+from datetime import timedelta
 
-from finetune_api.names import ConditionType
+from finetune_api.names import ConditionType, Stage, StageState
 from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
 from finetune_api.states import TRUE, Verdict
 from finetune_api.status import Resolved
 
 from finetune_operator import stages, steps
+from finetune_operator.attempts import is_being_read, whole_result
+from finetune_operator.observed import Job
+from finetune_operator.progress import merge_report
 from finetune_operator.steps import Run
-from finetune_operator.verdict import Step
+from finetune_operator.verdict import Attempt, Step
+
+READING_CHECK = timedelta(seconds=10)
+"""How often the Job that reads a lost result is looked at, should its end not be told."""
+
+
+def of_complete(run: Run, job: Job) -> Step | None:
+    """What a complete Job, or one that had published, came to; where its words are lost, another Job reads it from S3.
+
+    None where that found nothing either.
+    """
+    reading = run.observed.reading_of(job)
+    result = whole_result(job, run.observed.report) or (whole_result(reading, None) if reading else None)
+    if result is None:
+        return _reading(run, job, reading)
+    generation = run.finetune.metadata.generation
+    merged, _ = merge_report(
+        run.status, run.observed.report, job, interval=timedelta(0), generation=generation, now=run.now
+    )
+    status = stages.finish(merged, job, StageState.SUCCEEDED, None)
+    run = replace(run, status=status.model_copy(update={"failure": None}))
+    return prepared(run, result) if job.stage is Stage.PREPARE else trained(run, result)
+
+
+def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
+    """Waiting until another Job has read what this one came to; None once it has, in vain."""
+    if stages.has_failed(run.status, job) or (reading and not is_being_read(reading, run.now)):
+        return None
+    message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
+    step = steps.waiting(run, Reason.READING_RESULT, message, READING_CHECK)
+    return step if reading else replace(step, read=Attempt(job.stage, job.attempt))
 
 
 def prepared(run: Run, result: RunResult) -> Step:
