@@ -26,11 +26,29 @@ def with_point(rows: Sequence[HistoryRow], progress: Progress, metrics: Metrics)
     attempt that went further than the checkpoint, gives way.
     """
     older = [row for row in rows if row.step < progress.step]
-    losses = (metrics.training_loss, metrics.validation_loss)
-    if losses == (None, None) or (older and losses == (older[-1].training_loss, older[-1].validation_loss)):
+    training = _unless_told(metrics.training_loss, [row.training_loss for row in older])
+    validation = _unless_told(metrics.validation_loss, [row.validation_loss for row in older])
+    if training is None and validation is None:
         return list(rows)
-    row = HistoryRow(step=progress.step, epoch=progress.epoch, training_loss=losses[0], validation_loss=losses[1])
-    return thinned([*older, row])
+    row = HistoryRow(step=progress.step, epoch=progress.epoch, training_loss=training, validation_loss=validation)
+    longer = [*older, row]
+    return longer if len(longer) <= STATUS_HISTORY_ROWS else _without_the_closest(longer)
+
+
+def _unless_told(loss: float | None, earlier: Sequence[float | None]) -> float | None:
+    """The loss, unless it is the one that was told last."""
+    return None if loss == next((known for known in reversed(earlier) if known is not None), None) else loss
+
+
+def _without_the_closest(rows: list[HistoryRow]) -> list[HistoryRow]:
+    """The curve without the point that lies closest between its neighbours; evaluations go last.
+
+    To thin a curve evenly again and again would always take the point before the newest one.
+    """
+    inner = range(1, len(rows) - 1)
+    missed_least = [at for at in inner if rows[at].validation_loss is None] or list(inner)
+    closest = min(missed_least, key=lambda at: rows[at + 1].step - rows[at - 1].step)
+    return [*rows[:closest], *rows[closest + 1 :]]
 
 
 def _spread(rows: list[HistoryRow], count: int) -> list[HistoryRow]:

@@ -36,12 +36,20 @@ def test_too_many_evaluations_are_spread_evenly() -> None:
 
 def test_a_curve_grows_by_what_is_new_and_never_beyond_its_bound() -> None:
     curve: list[HistoryRow] = []
-    for step in range(1, 200):
+    for step in range(1, 1000):
         curve = with_point(curve, Progress(step=step), Metrics(training_loss=1 / step))
         curve = with_point(curve, Progress(step=step, epoch=0.5), Metrics(training_loss=1 / step))
     assert len(curve) == STATUS_HISTORY_ROWS
-    assert (curve[-1].step, curve[-1].epoch) == (199, 0.5)
-    assert len({row.step for row in curve}) == len(curve)
+    assert (curve[0].step, curve[-1].step, curve[-1].epoch) == (1, 999, 0.5)
+    assert max(b.step - a.step for a, b in pairwise(curve)) <= 3 * 999 / STATUS_HISTORY_ROWS
+
+
+def test_a_curve_that_grows_keeps_its_evaluations() -> None:
+    curve: list[HistoryRow] = []
+    for step in range(1, 400):
+        loss = 2.0 - step // 20 / 100 if step >= 20 else None  # Told again until the next evaluation.
+        curve = with_point(curve, Progress(step=step), Metrics(training_loss=1 / step, validation_loss=loss))
+    assert [row.step for row in curve if row.validation_loss] == list(range(20, 400, 20))
 
 
 def test_a_loss_that_is_only_told_again_is_no_point() -> None:
