@@ -7,6 +7,7 @@ class that we would take apart again; its connection, authentication and configu
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,13 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS = 30
 """Longest one request may take."""
 
+REPEAT_AFTER_SECONDS = (0.1, 0.4)
+"""Waits before a request that failed is made again within its pass. A pass makes half a dozen requests: were it begun
+anew for each that fails, an API server that fails at every third one would let hardly any pass get through."""
+
+QUICK_SECONDS = 1.0
+"""A request that took longer to fail is not repeated: waiting once was enough."""
+
 TROUBLE_AGE = timedelta(seconds=10)
 """A Job whose pod has not started for so long is asked for its Events."""
 
@@ -63,6 +71,8 @@ WATCH_GRACE_SECONDS = 5
 TROUBLED_PODS = 4
 """Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
 
+
+LEASE_API = "/apis/coordination.k8s.io/v1"
 
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 """Cause of a refusal. Source: Kubernetes API, `NamespaceTerminatingCause` of core/v1."""
@@ -115,6 +125,7 @@ class Cluster:
     def __init__(self, api: ApiClient) -> None:
         self._api = api
         self._nodes = Remembered[tuple[Labels, ...]](NODE_SECONDS)
+        self._left_alone_until = 0.0
 
     async def close(self) -> None:
         """Close the connections."""
@@ -444,7 +455,31 @@ class Cluster:
         content_type: str = "application/json",
         accept: str = "application/json",
     ) -> dict[str, Any]:
-        """One request. A GET that finds nothing gives {}; every other refusal is one of our three exceptions."""
+        """One request, made again where it fails; done twice it is done once, or a Conflict.
+
+        A GET that finds nothing gives {}; every other refusal is one of our three exceptions.
+        """
+        for wait in REPEAT_AFTER_SECONDS:
+            began = time.monotonic()
+            try:
+                return await self._once(method, path, query, body, content_type, accept)
+            except ClusterUnreachable as error:
+                if error.retry_after_seconds or time.monotonic() - began > QUICK_SECONDS:
+                    raise
+            await asyncio.sleep(wait)
+        return await self._once(method, path, query, body, content_type, accept)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> dict[str, Any]:
+        """One try of a request."""
+        self._leave_alone(path)
         headers = {"Accept": accept, "Content-Type": content_type}
         try:
             arguments = await self._api.param_serialize(
@@ -456,7 +491,15 @@ class Cluster:
             metrics.REQUESTS.labels(method, "none").inc()
             raise ClusterUnreachable(f"{method} {path}: {type(error).__name__} {error}") from error
         metrics.REQUESTS.labels(method, response.status).inc()
-        return _checked(method, path, response.status, response.data, _retry_after(response.getheader("Retry-After")))
+        retry_after = _retry_after(response.getheader("Retry-After"))
+        self._left_alone_until = max(self._left_alone_until, time.monotonic() + retry_after)
+        return _checked(method, path, response.status, response.data, retry_after)
+
+    def _leave_alone(self, path: str) -> None:
+        """Ask for nothing while the API server wants to be left alone; only who is the leader cannot wait."""
+        left = self._left_alone_until - time.monotonic()
+        if left > 0 and not path.startswith(LEASE_API):
+            raise ClusterUnreachable(f"the API server wants to be left alone for {left:.1f} s", left)
 
 
 async def connect(kubeconfig: str | None = None) -> Cluster:
@@ -502,7 +545,7 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _leases(namespace: str) -> str:
-    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    return f"{LEASE_API}/namespaces/{namespace}/leases"
 
 
 def _finetunes(namespace: str | None) -> str:

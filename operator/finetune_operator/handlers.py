@@ -18,6 +18,13 @@ from finetune_operator.settings import Settings
 WATCH_SECONDS = 300
 """A watch is made anew this often, so that one that has silently died is replaced."""
 
+LIST_SECONDS = 60
+"""Longest that kopf may take to list objects; what does not answer by then has silently died."""
+
+WATCH_RETRY_SECONDS = (1, 1, 2, 3, 5, *[8] * 24)
+"""Waits before kopf asks again for what it watches. All together they are longer than an API server needs to come
+back (`heartbeat.SILENCE_SECONDS`); after the last one kopf ends, and with it the process."""
+
 
 def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegistry:
     """A registry with our handlers, bound to these settings; `leave` ends the process."""
@@ -31,6 +38,8 @@ def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegi
     async def start(*, memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False  # Events are ours, told as turns of the run's story.
         settings.watching.server_timeout = WATCH_SECONDS
+        settings.networking.request_timeout = LIST_SECONDS
+        settings.networking.error_backoffs = WATCH_RETRY_SECONDS
         memo.operator = Operator(await connect(), own_settings, leave)
         await memo.operator.start()
 

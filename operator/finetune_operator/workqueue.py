@@ -14,7 +14,7 @@ from finetune_operator import metrics
 K = TypeVar("K", bound=Hashable)
 
 FIRST_RETRY_SECONDS = 0.2
-LONGEST_RETRY_SECONDS = 60.0
+LONGEST_RETRY_SECONDS = 30.0
 
 
 class WorkQueue(Generic[K]):

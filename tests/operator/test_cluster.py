@@ -40,6 +40,28 @@ async def test_an_api_server_that_asks_to_be_left_alone_is(header: str, seconds:
     assert REQUESTS.labels("GET", 429)._value.get() == before + 1
 
 
+async def test_while_it_does_only_its_lease_is_asked_for() -> None:
+    busy = web.json_response({}, status=429, headers={"Retry-After": "9"})
+    async with an_api_server(busy, web.json_response({"kind": "Lease"})) as cluster:
+        for _ in range(2):
+            with pytest.raises(ClusterUnreachable) as error:
+                await cluster.list_versions([])
+            assert 8 < error.value.retry_after_seconds <= 9
+        assert await cluster.get_lease("default", "the-one") == {"kind": "Lease"}
+
+
+async def test_a_request_that_fails_is_made_again_and_not_for_ever() -> None:
+    failing, well = (
+        (web.json_response({}, status=500) for _ in range(4)),
+        web.json_response({"metadata": {"resourceVersion": "1"}, "items": []}),
+    )
+    async with an_api_server(next(failing), next(failing), well) as cluster:
+        assert await cluster.list_versions([]) == {}
+    async with an_api_server(next(failing), next(failing), web.json_response({"message": "no"}, status=503)) as cluster:
+        with pytest.raises(ClusterUnreachable, match="503 no"):
+            await cluster.list_versions([])
+
+
 async def test_a_watch_tells_of_each_change_and_ends_when_the_api_server_ends_it() -> None:
     events = web.Response(body=b'{"type":"ADDED"}\n{"type":"MODIFIED"}\n')
     async with an_api_server(events) as cluster:

@@ -36,7 +36,7 @@ async def test_a_failing_key_waits_longer_each_time_until_it_succeeds() -> None:
     waits = [queue.retry("a") for _ in range(12)]
     assert waits[0] < 0.3
     assert waits[3] > waits[0]
-    assert max(waits) <= 72
+    assert max(waits) <= 36, "what went wrong for long is to be over a minute after its cause"
     queue.succeeded("a")
     assert queue.retry("a") < 0.3
 
