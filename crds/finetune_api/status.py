@@ -82,6 +82,8 @@ class StageStatus(Model):
     """When its newest attempt ended."""
     left_at: datetime | None = None
     """When the last pod of a stopped attempt was gone: until then it holds its GPUs."""
+    gathered_seconds: int = Field(default=0, ge=0)
+    """Pod-seconds for which the pods of a gang have waited for the last one of them to start."""
     waiting_since: datetime | None = None
     """Since when its newest attempt has been asked for; it counts until the pod starts."""
     waited_seconds: int | None = Field(default=None, ge=0)

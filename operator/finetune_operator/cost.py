@@ -16,7 +16,7 @@ from finetune_api.money import CostLedger, CostStatus, HostingCost, StorageCost
 from finetune_api.names import Stage, StageState
 from finetune_api.status import ArtifactStatus, FinetuneStatus, StageStatus
 
-from finetune_operator import gpus, stages
+from finetune_operator import gpus, holding, stages
 from finetune_operator.prices import GpuKind, Prices
 from finetune_operator.steps import Run
 
@@ -27,9 +27,6 @@ HOURS_PER_MONTH = 720
 
 LEDGER_PLACES = 8
 """Decimal places that the ledger keeps: after a thousand attempts the cents are still right."""
-
-LEAVING_MARGIN = timedelta(seconds=60)
-"""Longest time that a pod may take to be gone beyond its grace period; more is the time that nobody looked."""
 
 ENDED_IN_VAIN = (StageState.FAILED, StageState.STOPPED)
 """States of an attempt that has ended without an artifact."""
@@ -84,7 +81,7 @@ def bill(run: Run) -> Bill | None:
 
 def with_cost(run: Run, status: FinetuneStatus) -> FinetuneStatus:
     """The status that a pass came to, with its cost: reckoned whenever something has changed, else once a minute."""
-    status = _with_departure(run, status)
+    status = holding.noted(run, status)
     if status.data is None or (status == run.finetune.status and not _is_old(status, run.now)):
         return status
     return status.model_copy(update={"cost": _told(Run(run.finetune, run.observed, run.settings, run.now, status))})
@@ -143,36 +140,9 @@ def _ledger(status: FinetuneStatus) -> CostLedger:
 def _use_of_attempt(run: Run) -> Use:
     """What the newest attempt has used: all that is not in the ledger yet."""
     ledger, entry = _ledger(run.status), stages.find(run.status, Stage.TRAIN)
-    seconds = stages.active_seconds(run.status, run.now) - ledger.active_seconds + _leaving_seconds(run)
     is_pending = entry is None or entry.state is StageState.PENDING  # It still shows the steps of the one before.
     steps = 0 if is_pending or run.status.progress is None else run.status.progress.step - ledger.step
-    return Use(Fraction(max(0, seconds) * gpu_count(run)), _tokens_of(run.status, steps))
-
-
-def _with_departure(run: Run, status: FinetuneStatus) -> FinetuneStatus:
-    """The status with the time at which a stopped attempt was seen to have left, once it has."""
-    entry = stages.find(status, Stage.TRAIN)
-    if entry is None or entry.state is not StageState.STOPPED or entry.left_at or run.observed.active_pod:
-        return status
-    left = _left_at(run, entry)
-    return stages.replace(status, entry.model_copy(update={"left_at": left})) if left else status
-
-
-def _left_at(run: Run, entry: StageStatus) -> datetime | None:
-    """When its pods were gone, or now while they are not; None where there were none."""
-    if entry.started_at is None or entry.finished_at is None:
-        return None
-    grace = timedelta(seconds=run.finetune.spec.trainer.termination_grace_period_seconds)
-    return entry.left_at or min(run.now, entry.finished_at + grace + LEAVING_MARGIN)
-
-
-def _leaving_seconds(run: Run) -> int:
-    """How long the pods of a stopped attempt have held their GPUs since they were told to leave."""
-    entry = stages.find(run.status, Stage.TRAIN)
-    left = _left_at(run, entry) if entry and entry.state is StageState.STOPPED else None
-    if left is None or entry is None or entry.finished_at is None:
-        return 0
-    return max(0, int((left - entry.finished_at).total_seconds()))
+    return Use(Fraction(holding.gpu_seconds(run, ledger.active_seconds)), _tokens_of(run.status, steps))
 
 
 def _lost_of_attempt(run: Run) -> Use:

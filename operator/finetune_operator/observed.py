@@ -114,6 +114,12 @@ class Job:
         """True once all its pods run, or have run."""
         return self.started_at is not None
 
+    def gathered_seconds(self, now: datetime) -> int:
+        """Pod-seconds for which its pods have run until the last one of them started, or until now."""
+        starts = [pod.started_at for pod in self._newest_by_index() if pod.started_at]
+        until = self.started_at or now
+        return sum(max(0, int((until - start).total_seconds())) for start in starts) if self.size > 1 else 0
+
     @property
     def first_pods(self) -> tuple[Pod, ...]:
         """The pods that speak for the Job: those with the first index."""

@@ -64,6 +64,7 @@ def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) ->
         state=StageState.RUNNING if started else StageState.PENDING,
         attempt=job.attempt,
         started_at=started,
+        gathered_seconds=previous.gathered_seconds if previous and previous.attempt == job.attempt else 0,
         waiting_since=None if job.is_suspended else _since(previous, job.attempt) or now,
         cause=None if job.is_suspended else cause_of(job, noted=noted_cause(status, job)),
         message=_cut(previous.message if previous and started and was_running else _waiting_for(pod, job)),
@@ -107,6 +108,7 @@ def finish(status: FinetuneStatus, job: Job, state: StageState, message: str | N
         attempt=job.attempt,
         started_at=started,
         finished_at=job.finished_at,
+        gathered_seconds=current.gathered_seconds if current else 0,
         cause=current.cause if current else None,
         message=_cut(message),
     )

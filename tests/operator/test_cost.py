@@ -196,6 +196,32 @@ def test_a_gang_pays_for_all_its_gpus() -> None:
     assert cost_of(decided(status, PREPARED, running, seconds=1800, trainer=trainer)).spent == "11.00"
 
 
+def test_pods_that_wait_for_the_last_of_their_gang_cost_as_much() -> None:
+    trainer = ON_H100 | {"nodes": 3, "gpusPerNode": 2}
+    first, second, third = (replace(A_POD, name=name, index=index) for index, name in enumerate("abc"))
+    second = replace(second, started_at=NOON + timedelta(seconds=600))
+    waiting = replace(a_job(TRAIN, 1, RUNNING, first, second, a_pod(name="c", index=2)), size=3)
+    status = decided(prepared(trainer=trainer).status, PREPARED, waiting, seconds=1200, trainer=trainer).status
+    assert status.cost is not None
+    assert (status.active_seconds, status.cost.spent) == (0, "2.75"), "two pods, for 20 and for 10 minutes"
+    whole = replace(waiting, pods=(first, second, replace(third, started_at=NOON + timedelta(seconds=1800))))
+    status = decided(status, PREPARED, whole, seconds=1800, trainer=trainer).status
+    assert status.cost is not None
+    assert status.cost.spent == "4.58", "30 and 20 minutes"
+    assert cost_of(decided(status, PREPARED, whole, seconds=3600, trainer=trainer)).spent == "12.83"
+    assert decided(status, PREPARED, whole, seconds=1801, trainer=trainer).status == status
+
+
+def test_a_gang_that_never_gathered_is_paid_for() -> None:
+    gang: dict[str, Any] = {"trainer": ON_H100 | {"nodes": 2}, "pendingDeadlineSeconds": 1800}
+    waiting = replace(a_job(TRAIN, 1, RUNNING, A_POD, a_pod(name="b", index=1)), size=2)
+    status = decided(prepared(**gang).status, PREPARED, waiting, **gang).status
+    held = decided(status, PREPARED, waiting, seconds=1800, **gang)
+    assert (held.stop, held.status.phase, cost_of(held).spent) == ((waiting,), Phase.SUSPENDED, "1.38")
+    again = decided(held.status, PREPARED, seconds=1900, **(gang | {"pendingDeadlineSeconds": 3600}))
+    assert (again.start, cost_of(again).spent) == (Attempt(TRAIN, 2), "1.38")
+
+
 def taken_away(attempt: int, start: float, end: float, saved: float | None = None) -> Job:
     """An attempt that the cluster took away, with the checkpoint that it told of."""
     parts: dict[str, Any] = {}
