@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -380,11 +381,20 @@ def report(port: int, token: str, **changes: Any) -> int:
             return error.code
 
 
-def token_of(kubectl: Kubectl, pod: str, audience: str = names.REPORT_AUDIENCE) -> str:
+def token_of(kubectl: Kubectl, pod: str, audience: str = names.REPORT_AUDIENCE, namespace: str = NAMESPACE) -> str:
     """A token bound to the pod, as the kubelet projects it."""
-    uid = kubectl("get", "pod", pod, "-n", NAMESPACE, "-o", "jsonpath={.metadata.uid}")
+    uid = kubectl("get", "pod", pod, "-n", namespace, "-o", "jsonpath={.metadata.uid}")
     bound = ["--bound-object-kind=Pod", f"--bound-object-name={pod}", f"--bound-object-uid={uid}"]
-    return kubectl("create", "token", "default", "-n", NAMESPACE, f"--audience={audience}", *bound).strip()
+    return kubectl("create", "token", "default", "-n", namespace, f"--audience={audience}", *bound).strip()
+
+
+def token_of_an_impostor(kubectl: Kubectl, namespace: str, labels: dict[str, str]) -> str:
+    """The token of a pod that somebody has made with the labels of a run's own."""
+    meta = {"name": "impostor", "namespace": namespace, "labels": labels}
+    spec = {"containers": [{"name": names.TRAINER_CONTAINER, "image": "trainer"}]}
+    kubectl("get", "serviceaccount", "default", "-n", namespace)
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    return token_of(kubectl, "impostor", namespace=namespace)
 
 
 def test_only_a_pod_of_the_run_itself_can_report_its_progress(kubectl: Kubectl, operator: Path, port: int) -> None:
@@ -400,6 +410,11 @@ def test_only_a_pod_of_the_run_itself_can_report_its_progress(kubectl: Kubectl, 
     assert report(port, "", identity=own) == 403
     assert report(port, token_of(kubectl, pod, "https://elsewhere.test"), identity=own) == 403
     assert report(port, token, identity=own, attempt=2) == 403
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-b"}})
+    labels = job_of(kubectl, "reports", Stage.PREPARE)["metadata"]["labels"]
+    for namespace in (NAMESPACE, "team-b"):
+        impostor = eventually(partial(token_of_an_impostor, kubectl, namespace, labels))
+        assert report(port, impostor, identity=own) == 403
     assert report(port, token, identity=own, stage="nonsense") == 400
     assert report(port, token, identity=own, metrics={"trainingLoss": float("nan")}) == 400
     assert report(port, token, identity=own, pad="x" * names.REPORT_MAX_BYTES) == 413
