@@ -2,6 +2,7 @@
 
 PEFT computes base(x) + B(A(x)) · s with a multiplication and an addition as large as the output, forward and backward.
 Scaling the narrow A(x) instead, and adding inside the matrix product, leaves the sums and saves the passes over memory.
+Why not on a GPU: docs/decisions/0010.
 """
 
 from functools import partial
