@@ -25,6 +25,10 @@ GIVE_UP_SECONDS = 10.0
 """A holder that could not renew for so long stops working, before anybody else may begin."""
 
 
+RELEASE_SECONDS = 5.0
+"""How long a process that leaves waits to give its Lease back, well within the grace period of its pod."""
+
+
 class Leadership:
     """The claim of one process on one Lease; `lost` is called once, when it has to stop working."""
 
@@ -63,11 +67,13 @@ class Leadership:
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
         try:
-            lease = await self._cluster.get_lease(self._namespace, self._name)
-            if lease and _holder(lease) == self._identity:
-                await self._cluster.put_lease(_held(lease, holder=None))
-        except (ClusterUnreachable, Conflict, Refused) as error:
-            log.warning("Lease %s/%s was not released: %s", self._namespace, self._name, error)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                lease = await self._cluster.get_lease(self._namespace, self._name)
+                if lease and _holder(lease) == self._identity:
+                    await self._cluster.put_lease(_held(lease, holder=None))
+        except (ClusterUnreachable, Conflict, Refused, TimeoutError) as error:
+            words = str(error) or f"nobody answered within {RELEASE_SECONDS:.0f} s"
+            log.warning("Lease %s/%s was not released: %s", self._namespace, self._name, words)
 
     async def _keep(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """The faults."""
 
+import asyncio
 import json
 import random
 import time
@@ -160,6 +161,25 @@ class Deaf(Plan):
 
     def told(self, call: Call, line: bytes) -> list[bytes]:
         return [line] if "/leases" in call.path else []
+
+
+class Mute(Plan):
+    """From a moment on no request is answered, and none breaks off either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_mute = False
+        self.is_watched = False
+        """True once an operator works: it hears its own Lease."""
+
+    async def meet(self, call: Call, ask: Ask) -> Answer:
+        if self.is_mute:
+            await asyncio.Event().wait()
+        return await ask()
+
+    async def open_watch(self, call: Call) -> Answer | None:
+        self.is_watched |= "/leases" in call.path
+        return None
 
 
 class Stammering(Plan):
