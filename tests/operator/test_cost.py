@@ -90,6 +90,12 @@ def test_the_estimate_is_that_of_the_price_table(
     assert (cost.warning is None) == (estimated is not None)
 
 
+def test_a_run_created_suspended_is_quoted_and_gets_no_gpu() -> None:
+    quoted = prepared(suspend=True)
+    assert (quoted.start, quoted.status.phase) == (None, Phase.SUSPENDED)
+    assert (cost_of(quoted).estimated, cost_of(quoted).spent) == ("1.38", "0.00")
+
+
 def test_the_estimate_of_prepare_serves_where_the_table_has_no_speed() -> None:
     result = a_result(
         PREPARE,
