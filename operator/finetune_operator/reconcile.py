@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_api.names import CLEANUP_FINALIZER, Stage, StageState
+from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 
@@ -20,7 +21,7 @@ from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
 from finetune_operator.turns import turns
-from finetune_operator.verdict import is_over
+from finetune_operator.verdict import Turn, is_over
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,11 @@ async def look_closely(
             await write(decided, told, cluster, now)
             return REFUSAL_WAIT
     if decision.read is not None:
-        await cluster.create(reading_job(decided, decision.read, settings))
+        try:
+            await cluster.create(reading_job(decided, decision.read, settings))
+        except Refused as refusal:
+            await tell(decided, [Turn(True, Reason.REFUSED, str(refusal))], cluster, now)
+            return REFUSAL_WAIT
     return decision.check_again
 
 
