@@ -50,6 +50,8 @@ class Reason(StrEnum):
     BASE_MODEL_NOT_FOUND = "BaseModelNotFound"
     BASE_MODEL_FAILED = "BaseModelFailed"
     REMOTE_CODE_FORBIDDEN = "RemoteCodeForbidden"
+    OUTPUT_FORBIDDEN = "OutputForbidden"
+    ADDRESS_FORBIDDEN = "AddressForbidden"
     JOB_INVALID = "JobInvalid"
 
     POD_DELETED = "PodDeleted"
@@ -181,6 +183,14 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
         Reason.REMOTE_CODE_FORBIDDEN: ReasonFacts(
             "`model.trustRemoteCode` is true, and this operator's policy forbids it.",
             "Another model, or `settings.allowRemoteCode` of the chart.",
+        ),
+        Reason.OUTPUT_FORBIDDEN: ReasonFacts(
+            "`output.uri` lies below none of the prefixes that this operator's policy allows.",
+            "Another `output.uri`, or `settings.allowedOutputPrefixes` of the chart.",
+        ),
+        Reason.ADDRESS_FORBIDDEN: ReasonFacts(
+            "A URL names the link of the node, or a cloud's metadata service.",
+            "Name the server that is meant.",
         ),
         Reason.JOB_INVALID: ReasonFacts(
             "The API server will never take the attempt's objects; the message has its words.",

@@ -1,4 +1,4 @@
-"""What a run starts from: another Finetune to wait for, and code that comes with a model. Pure."""
+"""What a run starts from: another Finetune to wait for. Pure."""
 
 from datetime import datetime, timedelta
 
@@ -16,17 +16,6 @@ from finetune_operator.verdict import Step, is_over
 
 BASE_MODEL_GRACE = timedelta(seconds=60)
 """How long `finetuneRef` may name nothing: a GitOps tool applies the two in any order."""
-
-
-def forbidden_code(run: Run) -> Step | None:
-    """Failing with what this operator's policy forbids; a run that has begun keeps what it was allowed."""
-    asked = run.finetune.spec.model.trust_remote_code
-    if not asked or run.settings.allow_remote_code or run.status.stages:
-        return None
-    message = (
-        "model.trustRemoteCode is true, but this operator runs no code of models (settings.allowRemoteCode is false)"
-    )
-    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, Reason.REMOTE_CODE_FORBIDDEN, message))
 
 
 def awaited(run: Run) -> Step | None:

@@ -15,7 +15,7 @@ from finetune_api.resource import Finetune
 from finetune_api.states import Verdict
 from finetune_api.status import Failure, FinetuneStatus, Resolved
 
-from finetune_operator import base_model, cost, guards, limits, results, stages, steps
+from finetune_operator import base_model, cost, guards, limits, policy, results, stages, steps
 from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed
@@ -120,7 +120,7 @@ def _story(run: Run) -> Step:
     run = replace(run, status=_with_last_words(run))
     if run.finetune.spec.cancel:
         return _cancelled(run)
-    if (step := base_model.forbidden_code(run) or base_model.awaited(run)) is not None:
+    if (step := policy.forbidden(run) or base_model.awaited(run)) is not None:
         return step
     run = replace(run, status=base_model.with_model_uri(run))
     if not is_true(run.status, ConditionType.DATA_VALIDATED):

@@ -42,6 +42,9 @@ class Settings(Model):
     """ConfigMap with the authority of its certificate under `ca.crt`, in each namespace of Finetunes; empty = none."""
     allow_remote_code: bool = False
     """Whether `model.trustRemoteCode` is honoured: it runs code of strangers in the pods."""
+    allowed_output_prefixes: list[Annotated[str, Field(pattern=r"^s3://[^/]")]] = Field(default_factory=list)
+    """Where runs may write: `output.uri` must be one of these, or lie below one; empty = anywhere. `{namespace}` stands
+    for the namespace of the Finetune."""
     prepare: PrepareSize = PrepareSize()
     """Size of the prepare pod."""
     gpus: list[GpuKind] = Field(default_factory=list, max_length=64)

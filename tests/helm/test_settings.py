@@ -19,6 +19,7 @@ CHANGED: dict[str, Any] = {
     "namespaces": ["team-a", "team-b"],
     "prepare": {"cpu": "500m", "memory": "3Gi", "ephemeralStorage": "20Gi"},
     "allowRemoteCode": True,
+    "allowedOutputPrefixes": ["s3://models/{namespace}", "s3://shared"],
     "gpus": [{"name": "H100", "nodeLabels": {"pool": "h100"}, "memory": "80Gi", "tokensPerSecond": 5000}],
     "prices": {
         "currency": "EUR",

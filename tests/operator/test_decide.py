@@ -478,23 +478,6 @@ def test_a_further_attempt_shows_what_it_goes_on_from() -> None:
     assert decided(again, left).status == again
 
 
-def test_code_of_a_model_runs_only_where_the_operator_allows_it() -> None:
-    asking = a_finetune(model={"uri": "hf://a/b", "trustRemoteCode": True})
-    refused = decide(asking, Observed(), some_settings(), NOON)
-    assert (refused.start, refused.status.phase) == (None, "Failed")
-    failure = refused.status.failure
-    assert failure is not None
-    assert (failure.failure_class, failure.reason) == ("InvalidConfig", "RemoteCodeForbidden")
-    assert "settings.allowRemoteCode" in failure.message
-    assert decide(asking, Observed(), some_settings(allow_remote_code=True), NOON).start == Attempt(PREPARE, 1)
-    assert decide(a_finetune(), Observed(), some_settings(), NOON).start == Attempt(PREPARE, 1)
-
-
-def test_a_run_that_has_begun_keeps_the_code_it_was_allowed() -> None:
-    begun = a_finetune(status=after_prepare(), model={"uri": "hf://a/b", "trustRemoteCode": True})
-    assert decide(begun, Observed(), some_settings(), NOON).status.failure is None
-
-
 def test_a_pod_of_a_deleted_finetune_is_left_alone() -> None:
     finetune = a_finetune(status=after_prepare())
     gone = finetune.metadata.model_copy(update={"deletion_timestamp": NOON.isoformat()})

@@ -31,6 +31,7 @@ from finetune_trainer.launch import RUN_FILE, launch, write_report
 from finetune_trainer.library_errors import is_lost_peer, unexpected_failure
 from finetune_trainer.log import Log
 from finetune_trainer.quiet import quiet_libraries
+from finetune_trainer.reach import guard
 from finetune_trainer.reload_check import ReloadCheck
 from finetune_trainer.report import Reporter
 from finetune_trainer.store import open_store
@@ -54,6 +55,7 @@ os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parsed = _parser().parse_args(arguments)
+    guard()
     log = Log(as_json=os.environ.get(ENV_LOG_FORMAT, "").lower() == "json")
     try:
         if parsed.command == "reload":

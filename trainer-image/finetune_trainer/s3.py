@@ -31,6 +31,7 @@ from finetune_api.run import StorageAccess
 
 from finetune_trainer.credentials import read_keys
 from finetune_trainer.errors import RunError
+from finetune_trainer.reach import check_endpoint
 from finetune_trainer.store import NotFoundError, StoredObject, damaged, denied, infrastructure, sha256_of, uri_of
 
 if TYPE_CHECKING:
@@ -336,9 +337,12 @@ class S3Store:
 def s3_client(access: StorageAccess) -> "S3Client":
     """A client with the credentials of `access`; it never asks the machine's metadata service.
 
+    Raises RunError (InvalidConfig, AddressForbidden) where the endpoint is one.
+
     It adds no checksum by itself: over TLS that would be a trailer behind a chunked body, which many servers other than
     AWS's refuse. Ours are headers.
     """
+    check_endpoint(access.endpoint)
     session = botocore.session.Session()
     if access.credentials is not None:
         session.set_credentials(*read_keys(access.credentials))

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException, HTTPResponse, HTTPSConnection
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
+from finetune_api.addresses import Address, inner, is_metadata
 from finetune_api.names import FailureClass
 
 from finetune_trainer.errors import RunError
@@ -29,14 +30,6 @@ MOST_REDIRECTS = 5
 BLOCK_BYTES = 1024 * 1024
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-FORBIDDEN_ADDRESSES = frozenset(map(ip_address, ("168.63.129.16", "100.100.100.200", "fd00:ec2::254")))
-"""Metadata services beside 169.254.0.0/16: Azure's, Alibaba's and Amazon's by IPv6."""
-
-NAT64 = ip_network("64:ff9b::/96")
-"""IPv4 addresses as IPv6 ones. Source: RFC 6052, section 2.1."""
-
-Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True)
@@ -84,19 +77,13 @@ class ForbiddenAddress(Exception):
 
 def is_forbidden(address: Address) -> bool:
     """Whether the address is this machine's, its link's, a metadata service's, or nobody's."""
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_forbidden(inner)
+    address = inner(address)
     return (
-        address.is_loopback
-        or address.is_link_local
+        is_metadata(address)
+        or address.is_loopback
         or address.is_multicast
         or address.is_unspecified
         or address.is_reserved
-        or address in FORBIDDEN_ADDRESSES
     )
 
 
