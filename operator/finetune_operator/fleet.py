@@ -25,6 +25,9 @@ ALL = tuple(Phase)
 WAITING = (Phase.PENDING, Phase.QUEUED)
 """Phases of a run that waits for a node, an image or a queue."""
 
+WATCHED = (ConditionType.SCHEDULED, ConditionType.PROGRESSING, ConditionType.GPU_BUSY)
+"""Conditions that are false where a run that goes on does so badly."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -38,6 +41,8 @@ class Standing:
     waiting_since: datetime | None
     progress_at: datetime | None
     """When training last said something, or began."""
+    troubles: tuple[ConditionType, ...] = ()
+    """Which of `WATCHED` are false."""
 
 
 class Fleet(Collector):
@@ -78,6 +83,14 @@ class Fleet(Collector):
         for kind in FailureClass:
             stalled.add_metric([kind], causes[kind])
         yield stalled
+        troubled = GaugeMetricFamily(
+            "finetune_runs_troubled",
+            "Finetunes of which a condition that ought to be true is false",
+            labels=["condition"],
+        )
+        for condition in WATCHED:
+            troubled.add_metric([condition], sum(condition in run.troubles for run in seen))
+        yield troubled
         waits = {phase: _longest(now, (run.waiting_since for run in seen if run.phase is phase)) for phase in WAITING}
         words = "How long the run that has waited longest has done so, in seconds, by phase"
         yield _by_phase("finetune_longest_wait_seconds", words, WAITING, waits)
@@ -101,6 +114,7 @@ def standing(finetune: Body) -> Standing:
         stalled_for=_member(FailureClass, status.get("failure", {}).get("class")) if is_stalled else None,
         waiting_since=parse_time(max(waits, default=None)),
         progress_at=parse_time(progress),
+        troubles=tuple(kind for kind in WATCHED if conditions.get(kind, {}).get("status") == "False"),
     )
 
 

@@ -120,6 +120,7 @@ FIRING: dict[str, tuple[str, float]] = {
     ),
     "FinetuneOperatorDeaf": ('finetune_heartbeat_age_seconds{L} 0+60x10', 5),
     "FinetuneProgressStale": ('finetune_oldest_progress_seconds{L} 0+60x60', 50),
+    "FinetuneGpusIdle": ('finetune_runs_troubled{L,condition="GpuBusy"} 0x10 2x20', 20),
     "FinetuneWaitsLong": ('finetune_longest_wait_seconds{L,phase="Pending"} 0+60x60', 50),
     "FinetuneAttemptsFail": ('finetune_attempt_failures_total{L,class="Infrastructure"} 0+0.2x90', 80),
     "FinetuneReportsRefused": (
@@ -142,6 +143,8 @@ finetune_queue_seconds_bucket{L,le="+Inf"} 0+60x90
 finetune_heartbeat_age_seconds{L} 2x90
 finetune_oldest_progress_seconds{L} 12x90
 finetune_longest_wait_seconds{L,phase="Pending"} 40x90
+finetune_runs_troubled{L,condition="GpuBusy"} 0x90
+finetune_runs_troubled{L,condition="Scheduled"} 3x90
 finetune_longest_wait_seconds{L,phase="Queued"} 90000x90
 finetune_attempt_failures_total{L,class="Diverged"} 0+1x90
 finetune_attempt_failures_total{L,class="Infrastructure"} 0x60 1x30

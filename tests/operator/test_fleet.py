@@ -13,7 +13,7 @@ from finetune_api.reasons import Reason
 from finetune_api.status import FinetuneStatus, StageStatus
 from finetune_operator import tally
 from finetune_operator.attempts import a_failure
-from finetune_operator.fleet import Fleet
+from finetune_operator.fleet import WATCHED, Fleet
 from prometheus_client import CollectorRegistry, Metric
 
 from tests.builders import a_body
@@ -73,6 +73,15 @@ def test_the_longest_wait_and_the_oldest_progress_are_told() -> None:
     assert value("finetune_longest_wait_seconds", phase="Pending") == pytest.approx(500, abs=5)
     assert value("finetune_longest_wait_seconds", phase="Queued") == 0
     assert value("finetune_oldest_progress_seconds") == pytest.approx(90, abs=5)
+
+
+def test_what_goes_badly_is_counted_by_the_condition_that_says_so() -> None:
+    fleet = Fleet()
+    fleet.note(1, a_run("Training", {"type": "GpuBusy", "status": "False"}, {"type": "Progressing", "status": "True"}))
+    fleet.note(2, a_run("Pending", {"type": "Scheduled", "status": "False"}))
+    value = told(fleet)
+    found = {kind: value("finetune_runs_troubled", condition=kind) for kind in WATCHED}
+    assert found == {"Scheduled": 1, "Progressing": 0, "GpuBusy": 1}
 
 
 def test_a_run_that_is_gone_is_counted_no_longer() -> None:
