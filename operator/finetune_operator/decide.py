@@ -17,6 +17,7 @@ from finetune_api.status import Failure, FinetuneStatus, Resolved
 
 from finetune_operator import base_model, cost, guards, limits, policy, results, stages, steps
 from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
+from finetune_operator.bounded import bounded
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.progress import back_to_checkpoint, merge_report, with_checkpoint
@@ -68,7 +69,7 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
     run = Run(finetune, observed, settings, now, finetune.status)
     step = _story(run)
     told = replace(step, status=guards.settled(step.status))
-    status = cost.with_cost(run, concluded(told, finetune.metadata.generation, now))
+    status = bounded(cost.with_cost(run, concluded(told, finetune.metadata.generation, now)))
     relabel = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
     return Decision(status, step.start, step.read, step.stop, relabel, check_again=step.check_again)
 
