@@ -28,6 +28,13 @@ PRINT_COLUMNS: list[Schema] = [
         "jsonPath": '.status.conditions[?(@.type=="Ready")].reason',
         "priority": 1,
     },
+    {
+        "name": "Cost",
+        "type": "string",
+        "jsonPath": ".status.cost.spent",
+        "description": "In the currency of the price table",
+        "priority": 1,
+    },
     {"name": "Artifact", "type": "string", "jsonPath": ".status.artifact.uri", "priority": 1},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
 ]

@@ -185,7 +185,7 @@ def test_kubectl_get_ft_shows_the_story_in_columns(
     assert header.split() == ["NAME", "PHASE", "PROGRESS", "MODEL", "LOSS", "AGE"]
     assert row.split()[:-1] == ["stored", "Training", "41", "s3://models/base", "0.81"]
     wide = kubectl(light_cluster, "get", "ft", "stored", "-o", "wide").splitlines()[0].split()
-    assert wide == ["NAME", "PHASE", "PROGRESS", "MODEL", "LOSS", "REASON", "ARTIFACT", "AGE"]
+    assert wide == ["NAME", "PHASE", "PROGRESS", "MODEL", "LOSS", "REASON", "COST", "ARTIFACT", "AGE"]
 
 
 def test_a_rate_in_scientific_notation_is_a_number_through_kubectl(
