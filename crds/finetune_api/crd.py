@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.base import cel
+from finetune_api.fields import NAME_PATTERN
 from finetune_api.resource import CREATION_RULES, MUTABLE_FIELDS, FinetuneSpec
 from finetune_api.status import FinetuneStatus
 
@@ -90,7 +91,7 @@ def object_schema() -> Schema:
                 f"metadata.name must be at most {names.MAX_NAME_LENGTH} characters",
             ),
             cel(
-                "self.metadata.name.matches('^[a-z][a-z0-9-]*$')",
+                f"self.metadata.name.matches('{NAME_PATTERN}')",
                 "metadata.name must start with a letter and hold only a-z, 0-9 and '-'",
             ),
         ],

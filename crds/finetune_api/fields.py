@@ -24,6 +24,10 @@ Quantity = Annotated[
 """A Kubernetes quantity such as `4`, `500m` or `32Gi`."""
 
 
+NAME_PATTERN = r"^[a-z][a-z0-9-]*$"
+"""What the name of a Finetune is made of: no dots, since the names of its pods have to be DNS labels."""
+
+
 CPU_PATTERN = r"^([0-9]+(\.[0-9]{1,3})?|[0-9]+m)$"
 
 
@@ -45,6 +49,10 @@ Cpu = Annotated[
 """CPUs: `4`, `1.5` or `1500m`."""
 
 
+OBJECT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+"""What the name of an object may be: a DNS subdomain, and so never that of one in another namespace."""
+
+
 CLASS_NAME_PATTERN = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
 
 
@@ -63,7 +71,7 @@ ColumnName = Annotated[str, Field(min_length=1, max_length=253)]
 class SecretRef(Model):
     """A Secret in the namespace of the Finetune. The operator never reads it; the pod that needs it mounts it."""
 
-    name: Name
+    name: Name = Field(json_schema_extra={"pattern": OBJECT_NAME_PATTERN})
     """Name of the Secret."""
 
 

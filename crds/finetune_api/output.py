@@ -5,7 +5,7 @@ from enum import StrEnum
 from pydantic import ConfigDict, Field
 
 from finetune_api.base import Model, cel, rules
-from finetune_api.fields import NO_DOT_DOT, SecretRef
+from finetune_api.fields import CLASS_NAME_PATTERN, NO_DOT_DOT, SecretRef
 
 
 class ArtifactForm(StrEnum):
@@ -110,7 +110,7 @@ class Storage(Model):
     """Region; empty = `us-east-1`."""
     credentials_secret_ref: SecretRef | None = None
     """Secret with keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`)."""
-    service_account_name: str = Field(default="", max_length=253)
+    service_account_name: str = Field(default="", max_length=253, json_schema_extra={"pattern": CLASS_NAME_PATTERN})
     """Service account of the pods, for workload identity; empty = `default`."""
     checksums: Checksums = Checksums.AUTO
     """SHA-256 of uploads: `auto` sends it unless the server refuses it, `always` fails then, `never` sends none. What

@@ -1,18 +1,17 @@
 """What a run starts from: the base model, the datasets and their split."""
 
 from enum import StrEnum
-from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
 from finetune_api.base import Model, cel, rules
-from finetune_api.fields import KEYS_HAVE_A_SIZE, NO_DOT_DOT, ColumnName, SecretRef, Template
+from finetune_api.fields import KEYS_HAVE_A_SIZE, NAME_PATTERN, NO_DOT_DOT, ColumnName, SecretRef, Template
 
 
 class FinetuneRef(Model):
     """Another Finetune of the same namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=40)]
+    name: str = Field(min_length=1, max_length=40, json_schema_extra={"pattern": NAME_PATTERN})
     """Name of a Finetune; the run waits until it has succeeded and starts from its artifact."""
 
 

@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 from finetune_api import names
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.status import FinetuneStatus
+from finetune_api.words import one_line
 from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.config import ConfigException
@@ -138,7 +140,8 @@ class Cluster:
 
     async def get_finetune_body(self, key: Key) -> dict[str, Any] | None:
         """The Finetune as the API server returns it."""
-        return await self._get(f"{_finetunes(key.namespace)}/{key.name}")
+        # The name may be what a user has written: no part of it may lead to another path.
+        return await self._get(f"{_finetunes(key.namespace)}/{quote(key.name, safe='')}")
 
     async def list_versions(self, namespaces: list[str]) -> dict[Key, str]:
         """Every Finetune of these namespaces, or of all, and its resourceVersion."""
@@ -526,7 +529,8 @@ def _checked(method: str, path: str, status: int, data: bytes, retry_after_secon
         return answer
     if status == 404 and method == "GET":
         return {}
-    text = f"{method} {path}: {status} {answer.get('message', '')}"
+    # The API server repeats what users wrote, and the text goes into logs.
+    text = one_line(f"{method} {path}: {status} {answer.get('message', '')}")
     if status == 409 or (status == 404 and method in ("PATCH", "DELETE")):
         raise Conflict(text)
     if status in (401, 408, 429) or status >= 500:

@@ -1,5 +1,6 @@
 """The API server as its administrator sees it, asynchronously; kubectl would need 0.2 s for each request."""
 
+import io
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -34,7 +35,7 @@ class Api:
 
     async def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> tuple[int, Any]:
         """Status and JSON of one request; `kind` is the type of the body."""
-        data = None if body is None else json.dumps(body)
+        data = None if body is None else io.BytesIO(json.dumps(body).encode())
         async with self.session.request(method, path, data=data, headers={"Content-Type": kind}) as response:
             is_json = response.content_type == "application/json"  # A path that is not served yet answers in words.
             return response.status, await (response.json() if is_json else response.text())

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from finetune_operator.cluster import Cluster, ClusterUnreachable
+from finetune_operator.cluster import Cluster, ClusterUnreachable, Key, Refused
 from finetune_operator.metrics import REQUESTS
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
@@ -60,6 +60,15 @@ async def test_a_request_that_fails_is_made_again_and_not_for_ever() -> None:
     async with an_api_server(next(failing), next(failing), web.json_response({"message": "no"}, status=503)) as cluster:
         with pytest.raises(ClusterUnreachable, match="503 no"):
             await cluster.list_versions([])
+
+
+async def test_a_name_leads_to_no_other_path_and_a_refusal_to_one_line() -> None:
+    refusal = web.json_response({"message": "no \x1b[31mred\nlines"}, status=403)
+    async with an_api_server(refusal) as cluster:
+        with pytest.raises(Refused) as error:
+            await cluster.get_finetune(Key("team-a", "../../team-b/finetunes/theirs"))
+    path = "/apis/finetune-operator.io/v1alpha1/namespaces/team-a/finetunes/..%2F..%2Fteam-b%2Ffinetunes%2Ftheirs"
+    assert str(error.value) == f"GET {path}: 403 no [31mred lines"
 
 
 async def test_a_watch_tells_of_each_change_and_ends_when_the_api_server_ends_it() -> None:
