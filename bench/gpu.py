@@ -14,6 +14,7 @@ that proves the script on a CPU; its figures mean nothing. `--estimate` plans fo
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ from bench.record import RESULTS
 
 LONGEST_SECONDS = 150
 """No training takes longer; compiling takes most of it."""
+
+FAREWELL_SECONDS = 10
+"""A process that has told its result has so long to end."""
 
 VARIANTS = (
     Variant("LoRA r16"),
@@ -79,8 +83,8 @@ class Result:
 
 def in_a_process(variant: Variant, shape: Shape, device: str, seconds: float) -> Result:
     """Measure one variant in a process that is killed after so long: nothing of one is left for the next."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.gpu_trainings", "peft", "transformers.models.llama.modeling_llama"])
+    # No fork: CUDA does not survive one, and some library asks for it at import.
+    context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=tell, args=(variant, shape, device, theirs))
     process.start()
@@ -89,6 +93,7 @@ def in_a_process(variant: Variant, shape: Shape, device: str, seconds: float) ->
         if not ours.poll(seconds):
             return Result(variant, problem=f"took longer than {seconds:.0f} s")
         found: Result = ours.recv()
+        process.join(FAREWELL_SECONDS)
         return found
     except EOFError:
         process.join()
@@ -162,6 +167,7 @@ def main() -> int:
     parser.add_argument("--estimate", type=float, metavar="GIB", help="only plan, for a GPU of so much memory")
     asked = parser.parse_args()
     quiet_libraries()
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # As the product's command does.
     shapes = TINY_SHAPES if asked.tiny else SHAPES
     if asked.estimate is not None:
         print("\n".join(estimates(shapes, asked.estimate)))

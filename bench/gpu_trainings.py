@@ -4,6 +4,7 @@ Each takes the same rows in the same steps. The clock starts after WARMUP_STEPS 
 does before its first step.
 """
 
+import gc
 import resource
 import time
 from collections.abc import Iterator
@@ -190,6 +191,7 @@ def train_trl(variant: Variant, shape: Shape, folder: Path, meter: Meter) -> Non
         except torch.OutOfMemoryError:
             if (batch, recomputing) == settings[-1]:
                 raise
+        gc.collect()  # A trainer and its callbacks know each other.
         torch.cuda.empty_cache()
 
 

@@ -48,6 +48,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# Of packed batches hardly two are alike: blocks of fixed size would leave gaps that no later tensor fits.
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 # MLflow's files are in maintenance; a database, which it wants instead, could not be put into S3 as it is.
 os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
