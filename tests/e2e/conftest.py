@@ -24,7 +24,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "full": {"method": {"type": "full"}, "datasets": [{"name": "rows", "uri": "configmap://rows/rows.jsonl"}]},
     "broken-data": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/broken.jsonl"}]},
     "no-volume": {"datasets": [{"name": "rows", "uri": "pvc://absent/rows.jsonl"}]},
-    "no-gpu": {"trainer": POD | {"gpusPerNode": 1}},
+    "no-gpu": {"trainer": POD | {"gpusPerNode": 1, "gpuResource": "example.com/gpu"}},
     "no-file": {"datasets": [{"name": "rows", "uri": f"s3://{BUCKET}/nowhere.jsonl"}]},
     "no-model": {"model": {"uri": f"s3://{BUCKET}/nothing"}},
     "wrong-keys": {"storage": {"endpoint": "http://s3.s3.svc:7070", "credentialsSecretRef": {"name": "wrong"}}},

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.cluster
     ("name", "stage", "words"),
     [
         ("no-volume", "prepare", 'persistentvolumeclaim "absent" not found'),
-        ("no-gpu", "train", "Insufficient nvidia.com/gpu"),
+        ("no-gpu", "train", "Insufficient example.com/gpu"),
     ],
 )
 def test_a_pod_without_a_place_is_told_in_the_schedulers_words(
