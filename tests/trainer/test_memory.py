@@ -1,6 +1,7 @@
 """Estimated against measured memory; activation checkpointing saves memory and changes nothing else."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ from finetune_trainer.memory import (
     available_bytes,
     checkpointing,
     footprint,
+    sharded_footprint,
     step_bytes,
     weight_bytes,
 )
 from finetune_trainer.model import bare, load_model
 from finetune_trainer.optimizer import make_optimizer, trained_parameters
 from finetune_trainer.pack import micro_batches
+from finetune_trainer.shards import gathered
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -104,6 +107,19 @@ def test_the_estimate_of_training_is_what_a_run_takes() -> None:
     assert estimate.weights == pytest.approx(weights, rel=0.01)
     assert estimate.total - estimate.snapshot == pytest.approx(weights + peak[0], rel=TOLERANCE)
     assert estimate.snapshot == pytest.approx(3 * weights, rel=0.01)
+
+
+def test_shards_never_take_less_than_the_whole_weights_that_they_are_cut_from() -> None:
+    model = a_model("llama", "full")
+    loss = LossModel(model, plain_head=True)
+    weights, compute = weight_bytes(loss), Compute(torch.device("meta"), torch.float32)
+    with rows_attended(model):
+        few, many = (
+            sharded_footprint(loss, a_batch(), Optimizer.SGD, CPU, processes, gathered(loss, compute))
+            for processes in (2, 1000)
+        )
+    assert few.total > many.total >= weights == many.whole_weights
+    assert replace(many, step=0, snapshot=0).total == weights
 
 
 def gradients(model: PreTrainedModel, batch: Batch, checkpointed: bool) -> list[Tensor]:

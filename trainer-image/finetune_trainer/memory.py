@@ -89,11 +89,13 @@ class Footprint:
     """Gradients, activations, logits and whatever else lives while a step is computed."""
     snapshot: int
     """What a checkpoint copies, and keeps while training goes on: on a GPU nothing, the copy is in main memory."""
+    whole_weights: int = 0
+    """Weights before they are cut into shards, and after training; none of the rest is there then."""
 
     @property
     def total(self) -> int:
-        """All of it together."""
-        return self.weights + self.optimizer + self.step + self.snapshot
+        """At the fullest moment."""
+        return max(self.weights + self.optimizer + self.step + self.snapshot, self.whole_weights)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def sharded_footprint(
         optimizer=trained * STATE_BYTES[optimizer] // processes,
         step=step_bytes(loss, batch, device, gathered_in=gathered.dtype) + gradients + gathered.bytes,
         snapshot=trained * (WEIGHT_BYTES + STATE_BYTES[optimizer]) if device.type == "cpu" else 0,
+        whole_weights=weight_bytes(loss),
     )
 
 
