@@ -41,7 +41,7 @@ VERDICT_CONDITIONS = {
     Verdict.PAUSED: (FALSE, FALSE, FALSE, UNKNOWN, TRUE),
     Verdict.CANCELLED: (FALSE, FALSE, TRUE, FALSE, FALSE),
 }
-"""Ready, Reconciling, Stalled, Succeeded and Suspended for each verdict, as kstatus and Argo CD read them."""
+"""Ready, Reconciling, Stalled, Succeeded and Suspended for each verdict, as kstatus reads them."""
 
 KSTATUS = {
     Verdict.WORKING: "InProgress",
@@ -51,7 +51,17 @@ KSTATUS = {
     Verdict.PAUSED: "InProgress",
     Verdict.CANCELLED: "Failed",
 }
-"""What `helm --wait`, Argo CD and Flux take a run for. Source: kstatus, which the tests ask."""
+"""What `helm --wait` and Flux take a run for. Source: kstatus, which the tests ask."""
+
+ARGO_HEALTH = {
+    Verdict.WORKING: "Progressing",
+    Verdict.SUCCEEDED: "Healthy",
+    Verdict.FAILED: "Degraded",
+    Verdict.HELD: "Degraded",
+    Verdict.PAUSED: "Suspended",
+    Verdict.CANCELLED: "Degraded",
+}
+"""What Argo CD shows with the health check of docs/guide/gitops.md."""
 
 
 @dataclass(frozen=True)

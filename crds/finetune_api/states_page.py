@@ -14,7 +14,7 @@ from finetune_api.failures import POLICIES, FailurePolicy, Next
 from finetune_api.names import FailureClass
 from finetune_api.reasons import GROUPS
 from finetune_api.reference import NOTICE
-from finetune_api.states import CONDITIONS, KSTATUS, PHASES, VERDICT_CONDITIONS, VERDICT_TYPES
+from finetune_api.states import ARGO_HEALTH, CONDITIONS, KSTATUS, PHASES, VERDICT_CONDITIONS, VERDICT_TYPES
 
 CAMEL_CASE = re.compile(r"(?:[A-Z][a-z0-9]+)+")
 
@@ -37,9 +37,10 @@ def states_page(trainer_sources: Iterable[Path]) -> str:
             "What `status` can say of a Finetune, what follows, and what to do.",
             *_section("Phases", ["`status.phase`", "what goes on", "what moves it on"], _phases()),
             *_section("Conditions", ["type", "what it says"], ([name, text] for name, text in CONDITIONS.items())),
-            *_section("How a run stands", ["", *VERDICT_TYPES, "kstatus"], _verdicts()),
+            *_section("How a run stands", ["", *VERDICT_TYPES, "kstatus", "Argo CD"], _verdicts()),
             "",
-            "Each of these conditions has the same reason and message. What is deleted is Terminating for kstatus.",
+            "Each of these conditions has the same reason and message. What is deleted is Terminating for kstatus, which",
+            "Helm and Flux ask; Argo CD asks the health check of [the guide](guide/gitops.md).",
             "",
             "## Reasons",
             *_reasons(),
@@ -74,7 +75,7 @@ def _phases() -> Iterator[list[str]]:
 def _verdicts() -> Iterator[list[str]]:
     for verdict, values in VERDICT_CONDITIONS.items():
         phases = [phase for phase, facts in PHASES.items() if verdict in facts.verdicts]
-        yield [f"{verdict.value} ({', '.join(phases)})", *values, KSTATUS[verdict]]
+        yield [f"{verdict.value} ({', '.join(phases)})", *values, KSTATUS[verdict], ARGO_HEALTH[verdict]]
 
 
 def _reasons() -> Iterator[str]:

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.failures import POLICIES
 from finetune_api.names import ConditionType, FailureClass, Phase
 from finetune_api.reasons import REASONS, Reason
-from finetune_api.states import CONDITIONS, KSTATUS, PHASES, VERDICT_CONDITIONS, Verdict
+from finetune_api.states import ARGO_HEALTH, CONDITIONS, KSTATUS, PHASES, VERDICT_CONDITIONS, Verdict
 from finetune_api.states_page import reasons_in, states_page
 
 TABLES: dict[str, tuple[type[Enum], Mapping[Any, object]]] = {
@@ -19,6 +19,7 @@ TABLES: dict[str, tuple[type[Enum], Mapping[Any, object]]] = {
     "classes of failure": (FailureClass, POLICIES),
     "verdicts": (Verdict, VERDICT_CONDITIONS),
     "words of kstatus": (Verdict, KSTATUS),
+    "words of Argo CD": (Verdict, ARGO_HEALTH),
 }
 
 

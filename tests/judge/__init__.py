@@ -29,6 +29,10 @@ class Judge:
         """What `helm --wait` and Flux take each object for: Current, InProgress, Failed, Terminating, Unknown."""
         return list(self._ask("kstatus", json.dumps(objects)))
 
+    def argo_health(self, script: str, objects: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """What Argo CD shows of each object by a health check in Lua: status and message."""
+        return list(self._ask("health", json.dumps({"script": script, "objects": objects})))
+
     def rule_errors(self, rules: str) -> list[str]:
         """What Prometheus has against a file of rules."""
         return list(self._ask("rules", rules))

@@ -1,5 +1,6 @@
-"""kstatus itself, asked about a run in every state: what Helm, Argo CD and Flux will take it for."""
+"""kstatus itself, and a health check as Argo CD runs it, asked about a run in every state."""
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from finetune_api import names
 from finetune_api.names import Stage
-from finetune_api.states import KSTATUS, Verdict
+from finetune_api.states import ARGO_HEALTH, KSTATUS, Verdict
 from finetune_api.status import FinetuneStatus
 from finetune_operator.decide import decide, refused
 from finetune_operator.observed import JobState, Observed
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from tests.builders import NOON, a_body, a_failed_pod, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result
 from tests.builders import some_settings as settings_of_the_operator
 from tests.judge import Judge
+from tests.operator.operator_process import ROOT
 from tests.operator.test_decide_properties import SPECS, worlds
 
 RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
@@ -87,6 +89,16 @@ def test_kstatus_reads_every_state_as_the_documentation_says(judge: Judge) -> No
     read = judge.kstatus([an_object(after(seen, spec)) for seen, spec, _ in WAYS.values()])
     assert dict(zip(WAYS, read, strict=True)) == {name: KSTATUS[verdict] for name, (*_, verdict) in WAYS.items()}
     assert {verdict for *_, verdict in WAYS.values()} == set(Verdict)
+
+
+def test_argo_cd_shows_every_state_as_the_documentation_says(judge: Judge) -> None:
+    [script] = re.findall(r"```lua\n(.*?)```", (ROOT / "docs" / "guide" / "gitops.md").read_text(), re.DOTALL)
+    shown = judge.argo_health(script, [an_object(after(seen, spec)) for seen, spec, _ in WAYS.values()])
+    expected = {name: ARGO_HEALTH[verdict] for name, (*_, verdict) in WAYS.items()}
+    assert {name: answer["status"] for name, answer in zip(WAYS, shown, strict=True)} == expected
+    assert all(answer["message"] for answer in shown)
+    changed = [an_object(None), an_object(after(*WAYS["published"][:2]), generation=2)]
+    assert [answer["status"] for answer in judge.argo_health(script, changed)] == ["Progressing"] * 2
 
 
 def test_kstatus_waits_for_what_is_fresh_or_changed_or_refused_and_sees_what_is_deleted(judge: Judge) -> None:

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/promql/promqltest"
+	lua "github.com/yuin/gopher-lua"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kjson "k8s.io/apimachinery/pkg/util/json"
 )
@@ -34,7 +35,7 @@ func run(arguments []string, in io.Reader, out io.Writer) error {
 		return err
 	}
 	if len(arguments) != 1 {
-		return fmt.Errorf("usage: judge kstatus|rules|metrics|values")
+		return fmt.Errorf("usage: judge kstatus|health|rules|metrics|values")
 	}
 	var answer any
 	switch arguments[0] {
@@ -44,6 +45,8 @@ func run(arguments []string, in io.Reader, out io.Writer) error {
 		answer, err = ruleErrors(text)
 	case "metrics":
 		answer, err = metricNames(text)
+	case "health":
+		answer, err = health(text)
 	case "values":
 		answer, err = values(text)
 	default:
@@ -70,6 +73,67 @@ func statuses(text []byte) ([]string, error) {
 		words = append(words, result.Status.String())
 	}
 	return words, nil
+}
+
+// health is what a health check of Argo CD says about each object: its Lua script, run as Argo CD runs it.
+func health(text []byte) ([]map[string]string, error) {
+	var asked struct {
+		Script  string           `json:"script"`
+		Objects []map[string]any `json:"objects"`
+	}
+	if err := json.Unmarshal(text, &asked); err != nil {
+		return nil, err
+	}
+	answers := make([]map[string]string, 0, len(asked.Objects))
+	for _, object := range asked.Objects {
+		answer, err := checked(asked.Script, object)
+		if err != nil {
+			return nil, err
+		}
+		answers = append(answers, answer)
+	}
+	return answers, nil
+}
+
+func checked(script string, object map[string]any) (map[string]string, error) {
+	state := lua.NewState(lua.Options{SkipOpenLibs: true})
+	defer state.Close()
+	lua.OpenBase(state)
+	lua.OpenTable(state)
+	state.SetGlobal("obj", asLua(state, object))
+	if err := state.DoString(script); err != nil {
+		return nil, err
+	}
+	answer := map[string]string{}
+	if table, ok := state.Get(-1).(*lua.LTable); ok {
+		table.ForEach(func(key, value lua.LValue) { answer[key.String()] = value.String() })
+	}
+	return answer, nil
+}
+
+func asLua(state *lua.LState, value any) lua.LValue {
+	switch known := value.(type) {
+	case map[string]any:
+		table := state.NewTable()
+		for key, item := range known {
+			table.RawSetString(key, asLua(state, item))
+		}
+		return table
+	case []any:
+		table := state.NewTable()
+		for _, item := range known {
+			table.Append(asLua(state, item))
+		}
+		return table
+	case string:
+		return lua.LString(known)
+	case float64:
+		return lua.LNumber(known)
+	case bool:
+		return lua.LBool(known)
+	default:
+		return lua.LNil
+	}
 }
 
 // ruleErrors is what Prometheus has against a file of rules; empty where it would load it.
