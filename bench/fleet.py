@@ -103,9 +103,10 @@ def operator(light: LightCluster, **settings: Any) -> Iterator[Process]:
 
 
 async def ready(process: Process) -> None:
-    """Return once the operator works."""
-    while not process.is_ready:
-        await asyncio.sleep(0.05)
+    """Return once the operator works. Raises TimeoutError where it does not within a minute."""
+    async with asyncio.timeout(60):
+        while not process.is_ready:
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -273,14 +273,14 @@ class Cluster:
             return False
         return True
 
-    async def create(self, manifest: Manifest) -> None:
+    async def create(self, manifest: Manifest) -> dict[str, Any]:
         """Create the object; one that is there already is adopted if it was made for the same Finetune.
 
-        Raises Refused when the name belongs to somebody else.
+        Returns it as it is then. Raises Refused when the name belongs to somebody else.
         """
         path = _path_of(manifest)
         try:
-            await self._request("POST", path, body=manifest)
+            return await self._request("POST", path, body=manifest)
         except Conflict:
             existing = await self._get(f"{path}/{manifest['metadata']['name']}")
             if existing is None:
@@ -289,6 +289,7 @@ class Cluster:
                 raise Refused(
                     f"{manifest['kind']} {manifest['metadata']['name']} exists and belongs to somebody else: delete it"
                 ) from None
+            return existing
 
     async def delete_job(self, namespace: str, job: Job) -> None:
         """Delete this very Job. Its pods get their grace period, and it stays visible until they are gone."""
@@ -331,10 +332,10 @@ class Cluster:
         metadata = meta.model_copy(update={"resource_version": version, "finalizers": finalizers})
         return finetune.model_copy(update={"metadata": metadata})
 
-    async def write_status(self, finetune: Finetune, status: FinetuneStatus) -> str:
+    async def write_status(self, finetune: Finetune, status: FinetuneStatus) -> dict[str, Any]:
         """Server-side apply of the whole status, fenced by the resourceVersion that it was decided from.
 
-        Returns the new resourceVersion. Raises Conflict when the object has changed or is gone.
+        Returns the Finetune as it is then. Raises Conflict when the object has changed or is gone.
         """
         meta = finetune.metadata
         body = {
@@ -345,8 +346,7 @@ class Cluster:
         }
         query = [("fieldManager", names.FIELD_MANAGER), ("force", "true")]
         path = f"{_finetunes(meta.namespace)}/{meta.name}/status"
-        answer = await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
-        return str(answer["metadata"]["resourceVersion"])
+        return await self._request("PATCH", path, query, body, content_type="application/apply-patch+yaml")
 
     async def record_event(self, event: Manifest) -> None:
         """Record an Event; one that is there already is counted up. One that cannot be recorded holds nothing up."""

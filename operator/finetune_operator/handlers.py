@@ -26,6 +26,21 @@ WATCH_RETRY_SECONDS = (1, 1, 2, 3, 5, *[8] * 24)
 back (`heartbeat.SILENCE_SECONDS`); after the last one kopf ends, and with it the process."""
 
 
+class NothingKept(kopf.DiffBaseStorage):
+    """No last-handled state. kopf would make two deep copies of every object of every event to compare with it, which
+    takes longer than all that we do then, for kinds of handlers that we do not have."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        """Nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        """Nothing."""
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nowhere."""
+
+
 def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegistry:
     """A registry with our handlers, bound to these settings; `leave` ends the process."""
     registry = kopf.OperatorRegistry()
@@ -37,6 +52,7 @@ def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegi
     @kopf.on.startup(registry=registry, id="start")
     async def start(*, memo: Any, settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.posting.enabled = False  # Events are ours, told as turns of the run's story.
+        settings.persistence.diffbase_storage = NothingKept()
         settings.watching.server_timeout = WATCH_SECONDS
         settings.networking.request_timeout = LIST_SECONDS
         settings.networking.error_backoffs = WATCH_RETRY_SECONDS

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from finetune_api import names
 from finetune_api.resource import Finetune, parse_finetune
@@ -44,7 +44,7 @@ class Children:
         """`changed` is told whose child is new, other or gone."""
         self.is_complete = False
         """Whether they have been listed, and watched since."""
-        self._path, self._changed = path, changed
+        self.path, self._changed = path, changed
         self._bodies: dict[str, Body] = {}
         self._by_run: dict[str, dict[str, None]] = {}
 
@@ -57,16 +57,16 @@ class Children:
         while True:
             began = time.monotonic()
             try:
-                bodies, version = await cluster.list_with_version(self._path, OURS)
+                bodies, version = await cluster.list_with_version(self.path, OURS)
                 self.replace(bodies)
-                async for change in cluster.watch(self._path, OURS, version, seconds):
+                async for change in cluster.watch(self.path, OURS, version, seconds):
                     self.apply(change)
             except (ClusterUnreachable, Refused) as error:
                 self.is_complete = False
-                log.warning("%s are listed again: %s", self._path, error)
+                log.warning("%s are listed again: %s", self.path, error)
             except Exception:
                 self.is_complete = False
-                log.exception("%s are listed again: this is a bug in the operator", self._path)
+                log.exception("%s are listed again: this is a bug in the operator", self.path)
             await asyncio.sleep(max(0.0, began + LIST_AGAIN_SECONDS - time.monotonic()))
 
     def replace(self, bodies: Iterable[Body]) -> None:
@@ -107,6 +107,15 @@ class Children:
         self._changed(_key_of(body))
 
 
+class _Told(NamedTuple):
+    """A Finetune as the API server has told of it."""
+
+    uid: str
+    version: str
+    text: bytes
+    """JSON: parsed, it would take five times the memory, and most are idle."""
+
+
 class Mirror:
     """Finetunes as their watch has told of them last, and their children."""
 
@@ -115,22 +124,28 @@ class Mirror:
         scopes = [f"/namespaces/{namespace}" for namespace in namespaces] or [""]
         self._jobs = [Children(f"{JOBS}{scope}/jobs", changed) for scope in scopes]
         self._pods = [Children(f"{PODS}{scope}/pods", changed) for scope in scopes]
-        self._finetunes: dict[Key, tuple[str, bytes]] = {}
-        """Version and JSON: parsed, they would take five times the memory, most of them idle."""
+        self._finetunes: dict[Key, _Told] = {}
 
     def note(self, key: Key, body: Body) -> None:
-        """The API server has told of a Finetune."""
-        self._finetunes[key] = (body["metadata"]["resourceVersion"], json.dumps(body).encode())
+        """The API server has told of a Finetune; what it told before, and comes late, is not heard."""
+        meta = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        known = self._finetunes.get(key)
+        if known and known.uid == meta["uid"] and int(known.version) > int(meta["resourceVersion"]):
+            return
+        text = json.dumps({**body, "metadata": meta}).encode()
+        self._finetunes[key] = _Told(meta["uid"], meta["resourceVersion"], text)
 
     def forget(self, key: Key) -> None:
         """The Finetune is gone."""
         self._finetunes.pop(key, None)
 
-    def outdate(self, finetune: Finetune) -> None:
-        """The Finetune was written: unless the watch has told of it already, what is known of it is old."""
-        key = Key(finetune.metadata.namespace, finetune.metadata.name)
-        if key in self._finetunes and self._finetunes[key][0] == finetune.metadata.resource_version:
-            del self._finetunes[key]
+    def made(self, body: Body) -> None:
+        """An object was made just now: a Job need not be waited for until its watch tells of it."""
+        if body.get("kind") == "Job":
+            path = f"{JOBS}/namespaces/{body['metadata']['namespace']}/jobs"
+            for children in self._jobs:
+                if children.path in (path, f"{JOBS}/jobs"):
+                    children.apply({"type": "ADDED", "object": body})
 
     async def refreshed(self, key: Key, cluster: Cluster) -> Finetune | None:
         """The Finetune as it is now; None where there is none."""
@@ -143,14 +158,14 @@ class Mirror:
 
     def keep(self, versions: Mapping[Key, str]) -> None:
         """Forget each Finetune that is not there any more, or not in this version."""
-        old = [key for key, (version, _) in self._finetunes.items() if versions.get(key) != version]
+        old = [key for key, told in self._finetunes.items() if versions.get(key) != told.version]
         for key in old:
             del self._finetunes[key]
 
     def finetune(self, key: Key) -> Finetune | None:
         """The Finetune; None where it was not told of, or is old."""
         known = self._finetunes.get(key)
-        return parse_finetune(json.loads(known[1])) if known else None
+        return parse_finetune(json.loads(known.text)) if known else None
 
     def children(self, finetune: Finetune) -> Observed | None:
         """Its Jobs and pods; None while not all are known."""

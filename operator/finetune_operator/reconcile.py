@@ -47,8 +47,7 @@ async def reconcile(
         return await look_closely(key, cluster, mirror, reports, settings, now)
     finetune, decision = glance
     if decision.status != finetune.status:
-        mirror.outdate(finetune)
-        await write(finetune, decision.status, cluster, now)
+        await write(finetune, decision.status, cluster, mirror, now)
     return decision.check_again
 
 
@@ -86,9 +85,7 @@ async def look_closely(
     children = await cluster.list_children(finetune) if is_watched(finetune) else Observed()
     observed = await observe(finetune, children, cluster, reports)
     decision = decide(finetune, observed, settings, now)
-    if decision.status != finetune.status or decision.start:
-        mirror.outdate(finetune)
-    decided = await write(finetune, decision.status, cluster, now)
+    decided = await write(finetune, decision.status, cluster, mirror, now)
     await remove_lost_pods(decided, observed, cluster, settings, now)
     for job in decision.stop:
         await cluster.delete_job(key.namespace, job)
@@ -104,30 +101,33 @@ async def look_closely(
         try:
             gpu = gpus.size_of(decided, observed, settings) if decision.start.stage is Stage.PREPARE else None
             for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings, gpu):
-                await cluster.create(manifest)
+                mirror.made(await cluster.create(manifest))
         except Refused as refusal:
             log.warning("%s/%s: %s", *key, refusal)
             told = refused(decided, decision.start, str(refusal), for_good=isinstance(refusal, Invalid), now=now)
-            await write(decided, told, cluster, now)
+            await write(decided, told, cluster, mirror, now)
             return REFUSAL_WAIT
     if decision.read is not None:
         try:
-            await cluster.create(reading_job(decided, decision.read, settings))
+            mirror.made(await cluster.create(reading_job(decided, decision.read, settings)))
         except Refused as refusal:
             await tell(decided, [Turn(True, Reason.REFUSED, str(refusal))], cluster, now)
             return REFUSAL_WAIT
     return decision.check_again
 
 
-async def write(finetune: Finetune, status: FinetuneStatus, cluster: Cluster, now: datetime) -> Finetune:
+async def write(
+    finetune: Finetune, status: FinetuneStatus, cluster: Cluster, mirror: Mirror, now: datetime
+) -> Finetune:
     """Write the status if it has changed, and tell its turns as Events; returns the Finetune as it is then."""
     if status == finetune.status:
         return finetune
-    version = await cluster.write_status(finetune, status)
+    written = await cluster.write_status(finetune, status)
+    mirror.note(Key(finetune.metadata.namespace, finetune.metadata.name), written)
     metrics.STATUS_WRITES.inc()
     tally.count(finetune.status, status, finetune.spec.trainer)
     await tell(finetune, turns(finetune.status, status), cluster, now)
-    metadata = finetune.metadata.model_copy(update={"resource_version": version})
+    metadata = finetune.metadata.model_copy(update={"resource_version": str(written["metadata"]["resourceVersion"])})
     return finetune.model_copy(update={"status": status, "metadata": metadata})
 
 

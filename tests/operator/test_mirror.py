@@ -96,9 +96,20 @@ def test_a_finetune_is_as_the_watch_told_last_unless_it_is_old() -> None:
     assert mirror.finetune(KEY) is not None
     mirror.keep({KEY: "6"})
     assert mirror.finetune(KEY) is None
-    mirror.note(KEY, body | {"metadata": body["metadata"] | {"resourceVersion": "6"}})
-    mirror.outdate(known)
-    assert mirror.finetune(KEY) is not None, "the watch has told of what was written already"
-    mirror.note(KEY, body)
-    mirror.outdate(known)
-    assert mirror.finetune(KEY) is None
+    for version in ("6", "5"):
+        mirror.note(KEY, body | {"metadata": body["metadata"] | {"resourceVersion": version}})
+    known = mirror.finetune(KEY)
+    assert known is not None
+    assert known.metadata.resource_version == "6", "an event that comes late is not news"
+    mirror.note(KEY, body | {"metadata": body["metadata"] | {"uid": "another", "resourceVersion": "5"}})
+    made_anew = mirror.finetune(KEY)
+    assert made_anew is not None
+    assert made_anew.metadata.uid == "another"
+
+
+@pytest.mark.parametrize(("namespaces", "known"), [([], 1), (["team-a"], 1), (["team-b"], 0)])
+def test_a_job_that_was_made_just_now_is_known_before_its_watch_tells(namespaces: list[str], known: int) -> None:
+    mirror = Mirror(namespaces, lambda key: None)
+    mirror.made(a_child("a", 1) | {"kind": "Job"})
+    mirror.made(a_child("b", 1) | {"kind": "ConfigMap"})
+    assert len(list(mirror._jobs[0].of("run-uid"))) == known
