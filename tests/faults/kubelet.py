@@ -22,19 +22,21 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ending:
-    """How the pods of an attempt end; one that is `stuck` never does, and `words` are why."""
+    """How the pods of an attempt end; one that `stays` never does, one that waits never starts."""
 
     message: str = ""
     code: int = 0
     reason: str = "Completed"
     condition: Mapping[str, str] | None = None
     waiting: Mapping[str, str] | None = None
+    stays: bool = False
 
 
 WELL = {stage: Ending(a_result(stage).to_message()) for stage in Stage}
 GONE_WELL = Ending(CleanupResult(removed=12).to_message())
 Script = Mapping[tuple[str, int], Ending]
 """How attempts end that do not end well, by stage and number."""
+STANDSTILL: Script = {(stage.value, 1): Ending(stays=True) for stage in Stage}
 
 
 class Kubelet:
@@ -43,6 +45,7 @@ class Kubelet:
     def __init__(self, api: Api) -> None:
         self._api = api
         self.scripts: dict[str, Script] = {}
+        """What the pods of each namespace do."""
         self.finetunes: dict[str, Body] = {}
         self._pods: dict[str, Body] = {}
         self._moved: dict[str, str] = {}
@@ -61,9 +64,17 @@ class Kubelet:
                 known.pop(uid, None)
             else:
                 known[uid] = body
-            if (script := self.scripts.get(namespace)) is not None:
-                for pod in [pod for pod in self._pods.values() if pod["metadata"]["namespace"] == namespace]:
-                    await self._move(pod, script)
+            await self._move_all(namespace)
+
+    async def play(self, namespace: str, script: Script) -> None:
+        """From now on the pods of a namespace do what this script says."""
+        self.scripts[namespace] = script
+        await self._move_all(namespace)
+
+    async def _move_all(self, namespace: str) -> None:
+        if (script := self.scripts.get(namespace)) is not None:
+            for pod in [pod for pod in self._pods.values() if pod["metadata"]["namespace"] == namespace]:
+                await self._move(pod, script)
 
     def finetune(self, namespace: str) -> Body | None:
         """The Finetune of a namespace, as it was seen last."""
@@ -81,7 +92,7 @@ class Kubelet:
             return await self._write(pod, "stuck", stuck(ending))
         if told == "Pending":
             return await self._write(pod, "started", started())
-        if told == "Running":
+        if told == "Running" and not ending.stays:
             return await self._write(pod, "ended", ended(ending))
         return None
 

@@ -35,6 +35,27 @@ class Killed(Plan):
         raise HungUp
 
 
+class Frozen(Plan):
+    """The operator stands still at its k-th write, and so does that write, until another one has worked for a while."""
+
+    def __init__(self, number: int, seconds: float) -> None:
+        super().__init__()
+        self.freeze: Callable[[], Awaitable[None]]
+        self.thaw: Callable[[], Awaitable[None]]
+        self._left, self._seconds = number, seconds
+
+    async def meet(self, call: Call, ask: Ask) -> Answer:
+        self._left -= call.is_write
+        if self._left == 0 and call.is_write:
+            await self.freeze()
+            await asyncio.sleep(self._seconds)
+            answer = await ask()
+            await self.thaw()
+            self.ended_at = time.monotonic()
+            return answer
+        return await ask()
+
+
 class Away(Plan):
     """From its k-th write on nobody answers, for so many seconds; all streams end."""
 

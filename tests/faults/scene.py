@@ -13,9 +13,9 @@ from finetune_api import names
 
 from tests.builders import a_body
 from tests.faults.api import Api
-from tests.faults.kubelet import Kubelet, Script
+from tests.faults.kubelet import STANDSTILL, Kubelet, Script
 from tests.faults.nursery import Nursery, OperatorProcess
-from tests.faults.plans import Killed
+from tests.faults.plans import Frozen, Killed
 from tests.faults.proxy import Plan, Proxy
 
 OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
@@ -62,6 +62,7 @@ class Scene:
     """Plays one plan in one namespace."""
 
     def __init__(self, world: World, name: str, plan: Plan, operators: int = 1, **settings: Any) -> None:
+        """Several `operators` have a Lease each, so that all of them work at once."""
         self.world, self.name, self.plan = world, name, plan
         self.namespace = f"scene-{name}"
         self.settings = {"resyncSeconds": 60, "retryWaitSeconds": 1} | settings
@@ -70,25 +71,45 @@ class Scene:
         """What kept it from being played to its end."""
         self._operators = operators
         self._running: list[OperatorProcess] = []
+        self._keepers: list[asyncio.Task[None]] = []
         if isinstance(plan, Killed):
             plan.kill = self.kill
+        if isinstance(plan, Frozen):
+            plan.freeze, plan.thaw = self._freeze, self._thaw
 
     async def play(self, script: Script, **spec: Any) -> Outcome:
         """The whole story."""
         await self._set_up(script)
-        keepers = [asyncio.create_task(self._keep(number)) for number in range(self._operators)]
+        for number in range(self._operators):
+            self._start(f"operator-{number}")
         try:
             await self._tell(spec)
         finally:
-            for keeper in keepers:
+            for keeper in self._keepers:
                 keeper.cancel()
             self.kill()
         return self.outcome
 
     def kill(self) -> None:
         """SIGKILL for every operator of the scene."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
         for operator in self._running:
-            operator.send(signal.SIGKILL)
+            operator.send(number)
+
+    async def _freeze(self) -> None:
+        """Stop every operator, and start another one that is to take over the Lease; pods run on meanwhile."""
+        self._send(signal.SIGSTOP)
+        await self.world.kubelet.play(self.namespace, STANDSTILL)
+        self._start("operator-0")
+
+    async def _thaw(self) -> None:
+        self._send(signal.SIGCONT)
+        await self.world.kubelet.play(self.namespace, {})
+
+    def _start(self, lease: str) -> None:
+        self._keepers.append(asyncio.create_task(self._keep(lease)))
 
     async def _set_up(self, script: Script) -> None:
         api = self.world.api
@@ -99,13 +120,13 @@ class Scene:
         self.world.proxy.plans[self.namespace] = self.plan
         self.plan.ended_at = time.monotonic()
 
-    async def _keep(self, number: int) -> None:
+    async def _keep(self, lease: str) -> None:
         """What a Deployment does: an operator that has ended is followed by the next."""
-        lease = {"leaseNamespace": self.namespace, "leaseName": f"operator-{number}"}
+        settings = {"leaseNamespace": self.namespace, "leaseName": lease, **self.settings}
         while True:
             self.outcome.starts += 1
-            name = f"{self.name}-{number}-{self.outcome.starts}"
-            operator = self.world.nursery.start(name, namespaces=[self.namespace], **lease, **self.settings)
+            name = f"{self.name}-{self.outcome.starts}"
+            operator = self.world.nursery.start(name, namespaces=[self.namespace], **settings)
             self._running.append(operator)
             await ended(operator)
             self._running.remove(operator)

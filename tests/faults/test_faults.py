@@ -19,6 +19,7 @@ from tests.faults.plans import (
     Expired,
     Failing,
     Forgetful,
+    Frozen,
     Killed,
     Stammering,
     Throttled,
@@ -53,10 +54,16 @@ FAULTS: dict[str, Callable[[], Plan]] = {
     "watch-410": lambda: Expired(3, by_event=False),
     "watch-410-as-event": lambda: Expired(3, by_event=True),
     "watch-error": lambda: Expired(1, by_event=True, code=500),
+    "two-operators-at-once": Plan,
+    "asleep-before-a-status": lambda: Frozen(1, 20),
+    "asleep-before-a-job": lambda: Frozen(4, 20),
+    "asleep-before-a-deletion": lambda: Frozen(21, 20),
     "watch-silent": Deaf,
     "watch-doubled": Stammering,
     "watch-lossy": Forgetful,
 }
+OPERATORS = {"two-operators-at-once": 2}
+"""Where more than one works, each with a Lease of its own: what the Lease prevents must do no harm either."""
 RESYNC = {"watch-silent": 5, "watch-lossy": 5}
 """Where only the resync helps, it comes every 5 s in place of 60."""
 
@@ -70,7 +77,10 @@ def scenes(play: Play[dict[str, Scene]]) -> dict[str, Scene]:
 async def _all_scenes(world: World) -> dict[str, Scene]:
     plans = {name: make() for name, make in FAULTS.items()} | {"straight": Plan()}
     plans |= {f"killed-{number}": Killed(number) for number in KILLS}
-    scenes = [Scene(world, name, plan, resyncSeconds=RESYNC.get(name, 60)) for name, plan in plans.items()]
+    scenes = [
+        Scene(world, name, plan, OPERATORS.get(name, 1), resyncSeconds=RESYNC.get(name, 60))
+        for name, plan in plans.items()
+    ]
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def played(scene: Scene) -> None:
