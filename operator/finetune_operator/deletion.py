@@ -23,6 +23,9 @@ from finetune_operator.verdict import Turn
 CHECK = timedelta(seconds=5)
 """How often children are looked at that were told to leave."""
 
+LATEST = timedelta(seconds=10)
+"""How much later than its own deadline the cleanup Job is given up."""
+
 
 @dataclass(frozen=True)
 class Departure:
@@ -30,8 +33,8 @@ class Departure:
 
     stop: tuple[Job, ...] = ()
     """Jobs to delete."""
-    cleanup_seconds: int | None = None
-    """The cleanup Job is to be made, and may take so long."""
+    clean: bool = False
+    """The cleanup Job is to be made."""
     farewell: Turn | None = None
     """The finalizer is to be dropped, with these words on what has become of the files."""
     check_again: timedelta | None = None
@@ -46,31 +49,46 @@ def needs_finalizer(finetune: Finetune) -> bool:
 
 def depart(finetune: Finetune, observed: Observed, settings: Settings, now: datetime) -> Departure:
     """The next step of going, for a Finetune with our finalizer."""
-    cleanup, left = observed.cleanup, _time_left(finetune, settings, now)
-    if cleanup and cleanup.state is not JobState.RUNNING:
-        return Departure(farewell=_outcome(finetune, cleanup))
+    patience = timedelta(seconds=settings.cleanup_seconds)
+    if observed.cleanup:
+        return _cleaning(finetune, observed.cleanup, patience, now)
     jobs = (*observed.jobs, *observed.readings)
-    leaving = [*(job.name for job in jobs), *(pod.name for pod in observed.orphans if pod.is_active)]
-    if left <= timedelta(0):
-        return Departure(farewell=kept(finetune, f"time is up; {_waiting_for(cleanup, leaving)}"))
-    if cleanup:
-        return Departure(check_again=left)
+    leaving = {job.name: job.deleted_at for job in jobs}
+    asked_at = finetune.metadata.deletion_timestamp
+    leaving |= {pod.name: pod.leaves_by or asked_at for pod in observed.orphans if pod.is_active}
+    for name, since in leaving.items():
+        if since and now - since >= patience + grace_of(finetune):
+            return Departure(farewell=kept(finetune, f"{name} has not gone yet"))
     if leaving:
-        return Departure(stop=tuple(job for job in jobs if not job.is_leaving), check_again=min(left, CHECK))
-    return Departure(cleanup_seconds=max(1, int(left.total_seconds())), check_again=left)
+        return Departure(stop=tuple(job for job in jobs if not job.is_leaving), check_again=CHECK)
+    return Departure(clean=True, check_again=CHECK)
+
+
+def is_refused_for_good(finetune: Finetune, settings: Settings, now: datetime) -> bool:
+    """True where the cleanup Job has been refused for so long that nothing will come of it."""
+    deleted_at = finetune.metadata.deletion_timestamp or now
+    return now - deleted_at >= grace_of(finetune) + timedelta(seconds=settings.cleanup_seconds)
+
+
+def grace_of(finetune: Finetune) -> timedelta:
+    """How long its pods may take to leave."""
+    return timedelta(seconds=finetune.spec.trainer.termination_grace_period_seconds)
+
+
+def _cleaning(finetune: Finetune, cleanup: Cleanup, patience: timedelta, now: datetime) -> Departure:
+    """Waiting for the cleanup Job; it ends by itself, but where its pod is on a node that is lost."""
+    if cleanup.state is not JobState.RUNNING:
+        return Departure(farewell=_outcome(finetune, cleanup))
+    left = (cleanup.created_at or now) + patience + LATEST - now
+    if left > timedelta(0):
+        return Departure(check_again=left)
+    return Departure(farewell=kept(finetune, f"time is up: {cleanup.waiting or 'the cleanup Job still runs'}"))
 
 
 def kept(finetune: Finetune, why: str) -> Turn:
     """Something of what the run wrote may be left."""
     message = f"what the run wrote may be left at {run_root(finetune).output_uri}: {why}"
     return Turn(True, Reason.CLEANUP_FAILED, shortened(one_line(message), STATUS_MESSAGE_LENGTH))
-
-
-def _time_left(finetune: Finetune, settings: Settings, now: datetime) -> timedelta:
-    """Until it goes, whatever is left of it: the pods' grace period, and the time for cleaning up."""
-    grace = finetune.spec.trainer.termination_grace_period_seconds
-    deleted_at = finetune.metadata.deletion_timestamp or now
-    return deleted_at + timedelta(seconds=grace + settings.cleanup_seconds) - now
 
 
 def _outcome(finetune: Finetune, cleanup: Cleanup) -> Turn:
@@ -84,9 +102,3 @@ def _outcome(finetune: Finetune, cleanup: Cleanup) -> Turn:
         return kept(finetune, why)
     message = f"{result.removed} objects were removed below {run_root(finetune).output_uri}"
     return Turn(False, Reason.CLEANED_UP, message)
-
-
-def _waiting_for(cleanup: Cleanup | None, leaving: list[str]) -> str:
-    if cleanup:
-        return f"the cleanup Job is not done: {cleanup.waiting or 'it still runs'}"
-    return f"{leaving[0]} has not gone yet" if leaving else "the cleanup Job could not be made"

@@ -36,15 +36,15 @@ def reading_name(finetune: Finetune, attempt: Attempt) -> str:
     return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}-{Errand.RESULT}-{letter}{attempt.number}"
 
 
-def cleanup_job(finetune: Finetune, settings: Settings, seconds: int) -> Manifest:
-    """It belongs to nobody, since its Finetune goes before it does; after so many seconds it is given up."""
+def cleanup_job(finetune: Finetune, settings: Settings) -> Manifest:
+    """It belongs to nobody, since its Finetune goes before it does."""
     meta = finetune.metadata
     metadata: Manifest = {
         "name": cleanup_name(finetune),
         "namespace": meta.namespace,
         "labels": _labels(finetune) | {names.LABEL_CLEANUP_OF: meta.uid},
     }
-    return _job(finetune, metadata, [Errand.CLEANUP.value], seconds, settings)
+    return _job(finetune, metadata, [Errand.CLEANUP.value], settings.cleanup_seconds, settings)
 
 
 def reading_job(finetune: Finetune, attempt: Attempt, settings: Settings) -> Manifest:

@@ -9,9 +9,9 @@ from finetune_api.names import CLEANUP_FINALIZER
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 
-from finetune_operator.cluster import Cluster, Invalid, NamespaceTerminating
+from finetune_operator.cluster import Cluster, Invalid, NamespaceTerminating, Refused
 from finetune_operator.decide import is_ours
-from finetune_operator.deletion import depart, kept
+from finetune_operator.deletion import depart, is_refused_for_good, kept
 from finetune_operator.errands import cleanup_job
 from finetune_operator.observed import Observed
 from finetune_operator.settings import Settings
@@ -32,11 +32,15 @@ async def take_leave(finetune: Finetune, cluster: Cluster, settings: Settings) -
         await cluster.delete_job(finetune.metadata.namespace, job)
     await remove_lost_pods(finetune, observed, cluster, settings, now)
     farewell = departure.farewell
-    if departure.cleanup_seconds is not None:
+    if departure.clean:
         try:
-            await cluster.create(cleanup_job(finetune, settings, departure.cleanup_seconds))
+            await cluster.create(cleanup_job(finetune, settings))
         except (NamespaceTerminating, Invalid) as never:
             farewell = kept(finetune, str(never))
+        except Refused as refusal:
+            if not is_refused_for_good(finetune, settings, now):
+                raise
+            farewell = kept(finetune, str(refusal))
     if farewell is None:
         return departure.check_again
     others = [name for name in finetune.metadata.finalizers if name != CLEANUP_FINALIZER]

@@ -94,14 +94,19 @@ class Job:
     uid: str = ""
     is_suspended: bool = False
     """True while a queue, or whoever else set `spec.suspend`, keeps its pods from being made."""
-    is_leaving: bool = False
-    """True once it is being deleted: it goes when its pods have gone."""
+    deleted_at: datetime | None = None
+    """When it was deleted; it goes when its pods have gone."""
     is_failing: bool = False
     """True once a pod of it has failed: the Job controller deletes the others."""
     size: int = 1
     """Pods that work together; more than one are a gang, which works only as a whole."""
     queue_priority: str = ""
     """The priority that a queue gives it."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """True once it is being deleted."""
+        return self.deleted_at is not None
 
     @property
     def started_at(self) -> datetime | None:
@@ -144,6 +149,7 @@ class Cleanup:
     """The Job that removes what a run wrote."""
 
     state: JobState
+    created_at: datetime | None
     message: str | None
     """Termination message of its newest pod that has one."""
     waiting: str | None
@@ -228,7 +234,12 @@ def observed_cleanup(jobs: Iterable[Body], pods: Iterable[Body]) -> Cleanup | No
     tries = sorted((_pod(pod) for pod in pods if _is_of(pod, body)), key=_age)
     said = [pod.message for pod in tries if pod.message]
     words = [*(pod.waiting for pod in tries if pod.waiting), conditions.get("Failed", {}).get("message")]
-    return Cleanup(_state(conditions), said[-1] if said else None, next((text for text in words if text), None))
+    return Cleanup(
+        state=_state(conditions),
+        created_at=parse_time(body["metadata"].get("creationTimestamp")),
+        message=said[-1] if said else None,
+        waiting=next((text for text in words if text), None),
+    )
 
 
 def _place(body: Body, pattern: re.Pattern[str]) -> tuple[Stage, int] | None:
@@ -246,10 +257,10 @@ def _job(body: Body, stage: Stage, attempt: int, pods: list[Body]) -> Job:
     state = _state(conditions)
     ended = conditions.get(state.value, {})
     is_failing = conditions.get("FailureTarget", {}).get("status") == "True"
-    is_suspended, is_leaving = bool(spec.get("suspend")), "deletionTimestamp" in metadata
+    is_suspended, deleted_at = bool(spec.get("suspend")), parse_time(metadata.get("deletionTimestamp"))
     # Until a pod has failed, nobody who acts for this run deletes one.
     is_whole = not any(pod.get("status", {}).get("phase") == "Failed" for pod in pods)
-    runs = is_whole and state is JobState.RUNNING and not (is_failing or is_suspended or is_leaving)
+    runs = is_whole and state is JobState.RUNNING and not (is_failing or is_suspended or deleted_at)
     return Job(
         name=metadata["name"],
         stage=stage,
@@ -261,7 +272,7 @@ def _job(body: Body, stage: Stage, attempt: int, pods: list[Body]) -> Job:
         pods=tuple(sorted((_pod(pod, belongs=runs) for pod in pods), key=lambda pod: pod.index)),
         uid=metadata["uid"],
         is_suspended=is_suspended,
-        is_leaving=is_leaving,
+        deleted_at=deleted_at,
         is_failing=is_failing,
         size=spec.get("parallelism", 1),
         queue_priority=metadata.get("labels", {}).get(names.QUEUE_PRIORITY_LABEL, ""),

@@ -67,8 +67,8 @@ class Settings(Model):
     """How long after its grace period a pod is removed by force that has not left its node, where that is gone or not
     ready."""
     cleanup_seconds: Annotated[int, Field(ge=1)] = 600
-    """How long a Finetune that is deleted with `output.deletionPolicy: Delete` may wait for its files to be removed,
-    beside the grace period of its pods; after that it goes without."""
+    """How long removing the files of a Finetune with `output.deletionPolicy: Delete` may take, and its pods longer than
+    their grace period; after that it goes without."""
     lease_namespace: str = "default"
     """Namespace of the Lease that only one operator holds; the chart's is that of its release."""
     lease_name: str = "finetune-operator"

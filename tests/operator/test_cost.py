@@ -275,7 +275,7 @@ def test_a_checkpoint_saved_while_it_was_stopped_loses_nothing() -> None:
     assert stopping.cost.lost == "1.38", "nobody has told of a checkpoint yet"
     saved = {"step": 60, "uri": "s3://out/c", "savedAt": (NOON + timedelta(seconds=1810)).isoformat()}
     report = a_report(TRAIN, 1, result={"stage": "train", "checkpoint": saved}, checkpoint=saved)
-    told = decided(stopping, PREPARED, replace(running, is_leaving=True), seconds=1811, suspend=True,
+    told = decided(stopping, PREPARED, replace(running, deleted_at=NOON), seconds=1811, suspend=True,
                    seen={"report": report}).status  # fmt: skip
     assert told.cost is not None
     assert told.cost.lost == "0.00"

@@ -10,7 +10,7 @@ from finetune_api.names import CLEANUP_FINALIZER, LABEL_CLEANUP_OF, LABEL_UID, F
 from finetune_api.resource import Finetune
 from finetune_api.run import CleanupResult, RunRoot
 from finetune_api.status import Failure
-from finetune_operator.deletion import Departure, depart, needs_finalizer
+from finetune_operator.deletion import Departure, depart, is_refused_for_good, needs_finalizer
 from finetune_operator.errands import cleanup_job
 from finetune_operator.observed import Cleanup, JobState, Observed, observed_cleanup
 
@@ -19,6 +19,7 @@ from tests.builders import NOON, UID, a_finetune, a_job, a_pod, some_settings
 DELETE: dict[str, Any] = {"output": {"uri": "s3://out/models", "deletionPolicy": "Delete"}}
 LIMIT = 300 + 600
 """Grace period of the pods, and the time for cleaning up."""
+LATER = NOON + timedelta(seconds=9)
 
 
 def a_leaving_finetune(**spec: Any) -> Finetune:
@@ -32,7 +33,7 @@ def departed(seconds: float = 0, **observed: Any) -> Departure:
 
 
 def a_cleanup(state: JobState = JobState.RUNNING, message: str | None = None, waiting: str | None = None) -> Cleanup:
-    return Cleanup(state, message, waiting)
+    return Cleanup(state, NOON, message, waiting)
 
 
 def denied() -> str:
@@ -50,11 +51,11 @@ def test_only_a_run_whose_files_go_with_it_waits_for_anything() -> None:
 def test_its_children_go_first() -> None:
     job, reading = a_job(), replace(a_job(), name="reading")
     first = departed(jobs=(job,), readings=(reading,))
-    assert (first.stop, first.cleanup_seconds, first.farewell) == ((job, reading), None, None)
-    leaving = replace(job, is_leaving=True)
+    assert (first.stop, first.clean, first.farewell) == ((job, reading), False, None)
+    leaving = replace(job, deleted_at=NOON)
     assert departed(jobs=(leaving,)) == Departure(check_again=timedelta(seconds=5)), "a Job is told to go once"
-    assert departed(orphans=(a_pod(phase="Running"),)).cleanup_seconds is None, "it may still write"
-    assert departed(seconds=100, orphans=(a_pod(phase="Failed"),)).cleanup_seconds == LIMIT - 100
+    assert not departed(orphans=(a_pod(phase="Running"),)).clean, "it may still write"
+    assert departed(orphans=(a_pod(phase="Failed"),)).clean
 
 
 def test_it_goes_once_its_files_are_removed() -> None:
@@ -71,10 +72,11 @@ def test_it_goes_once_its_files_are_removed() -> None:
         (0, {"cleanup": a_cleanup(JobState.FAILED, denied())}, "DeleteObject on s3://out/a was denied"),
         (0, {"cleanup": a_cleanup(JobState.FAILED, "?", "Job was active longer")}, "Job was active longer"),
         (0, {"cleanup": a_cleanup(JobState.FAILED)}, "nobody says why"),
-        (LIMIT, {"cleanup": a_cleanup(waiting="Unschedulable: 0/3 nodes")}, "Unschedulable: 0/3 nodes"),
-        (LIMIT, {"jobs": (a_job(),)}, "story-9f3c2a10-train-1 has not gone yet"),
+        (610, {"cleanup": a_cleanup(waiting="Unschedulable: 0/3 nodes")}, "Unschedulable: 0/3 nodes"),
+        (610, {"cleanup": a_cleanup()}, "the cleanup Job still runs"),
+        (LIMIT, {"jobs": (replace(a_job(), deleted_at=NOON),)}, "story-9f3c2a10-train-1 has not gone yet"),
+        (LIMIT + 9, {"orphans": (a_pod(phase="Running", leaves_by=LATER),)}, "story-pod has not gone yet"),
         (LIMIT, {"orphans": (a_pod(phase="Running"),)}, "story-pod has not gone yet"),
-        (LIMIT, {}, "could not be made"),
     ],
 )
 def test_it_goes_without_when_they_cannot_be_removed_in_time(
@@ -89,8 +91,18 @@ def test_it_goes_without_when_they_cannot_be_removed_in_time(
     assert words in farewell.message
 
 
+def test_an_operator_that_comes_late_has_all_the_time_that_there_is() -> None:
+    running, late = a_job(), 10**6
+    assert departed(late, jobs=(running,)).stop == (running,)
+    assert departed(late).clean
+    assert is_refused_for_good(a_leaving_finetune(), some_settings(), NOON + timedelta(seconds=LIMIT))
+    assert not is_refused_for_good(a_leaving_finetune(), some_settings(), NOON + timedelta(seconds=LIMIT - 1))
+
+
 def test_the_cleanup_outlives_the_finetune_and_then_goes_by_itself() -> None:
-    job = cleanup_job(a_leaving_finetune(storage={"credentialsSecretRef": {"name": "s3"}}), some_settings(), 77)
+    job = cleanup_job(
+        a_leaving_finetune(storage={"credentialsSecretRef": {"name": "s3"}}), some_settings(cleanup_seconds=77)
+    )
     assert "ownerReferences" not in job["metadata"]
     assert job["metadata"]["labels"][LABEL_CLEANUP_OF] == UID
     assert LABEL_UID not in job["metadata"]["labels"], "its pod would look like one that is left of an attempt"
@@ -105,9 +117,10 @@ def test_the_cleanup_outlives_the_finetune_and_then_goes_by_itself() -> None:
 
 
 def test_what_is_known_of_a_cleanup_is_the_newest_word_of_its_pods() -> None:
-    body = cleanup_job(a_leaving_finetune(), some_settings(), 77)
+    body = cleanup_job(a_leaving_finetune(), some_settings(cleanup_seconds=77))
     job = body | {"metadata": body["metadata"] | {"uid": "job-uid"}, "status": {}}
     assert observed_cleanup([], []) is None
+    job["metadata"]["creationTimestamp"] = NOON.isoformat()
     assert observed_cleanup([job], []) == a_cleanup()
     pods = [a_pod_body(2, message="second"), a_pod_body(1, message="first"), a_pod_body(3, waiting="ErrImagePull")]
     assert observed_cleanup([job], pods) == a_cleanup(message="second", waiting="ErrImagePull")

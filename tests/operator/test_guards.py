@@ -129,7 +129,7 @@ def test_where_the_spec_says_so_the_next_attempt_goes_on_and_counts() -> None:
     stopping = decided(training(**RESTART), PREPARED, TRAINING, seconds=70, report=heard(10), **RESTART)
     assert (stopping.stop, stopping.start) == ((TRAINING,), None)
     assert progressing(stopping.status) is None, "it does not run any more"
-    leaving = replace(TRAINING, is_leaving=True)
+    leaving = replace(TRAINING, deleted_at=NOON)
     assert decided(stopping.status, PREPARED, leaving, seconds=80, **RESTART).start is None
     gone = decided(stopping.status, PREPARED, seconds=90, **RESTART)
     assert (gone.start, gone.status.retries) == (None, 1)

@@ -60,7 +60,7 @@ def test_suspending_stops_the_job_and_resuming_makes_the_next_one() -> None:
     assert told(stopping.status, ConditionType.RECONCILING) == ("True", "Suspending")
     assert told(stopping.status, ConditionType.SUSPENDED)[0] == "False", "its pod still holds a GPU"
 
-    leaving = decided(stopping.status, PREPARED, replace(running, is_leaving=True), seconds=61, suspend=True)
+    leaving = decided(stopping.status, PREPARED, replace(running, deleted_at=NOON), seconds=61, suspend=True)
     assert leaving.stop == (), "a Job is told to go once"
     paused = decided(stopping.status, PREPARED, seconds=70, suspend=True)
     assert paused.status.phase is Phase.SUSPENDED
@@ -76,7 +76,7 @@ def test_suspending_stops_the_job_and_resuming_makes_the_next_one() -> None:
 def test_a_run_resumed_while_its_pod_still_leaves_waits_for_it() -> None:
     running = a_job(TRAIN, 1, RUNNING, A_POD)
     stopping = decided(training(), PREPARED, running, suspend=True).status
-    assert decided(stopping, PREPARED, replace(running, is_leaving=True)).start is None, "two pods would have trained"
+    assert decided(stopping, PREPARED, replace(running, deleted_at=NOON)).start is None, "two pods would have trained"
     assert decided(stopping, PREPARED, orphans=(A_POD,)).start is None, "two pods would have trained"
     assert decided(stopping, PREPARED).start == Attempt(TRAIN, 2)
 
@@ -250,7 +250,7 @@ def test_a_queue_says_why_a_run_waits_in_its_own_words() -> None:
         (replace(QUEUED, queue_priority="high"), {"name": "gpus", "priorityClassName": "high"}, False),
         (replace(QUEUED, queue_priority="low"), {"name": "gpus"}, False),
         (replace(QUEUED, is_suspended=False), {"name": "gpus", "priorityClassName": "high"}, False),
-        (replace(QUEUED, is_leaving=True), {"name": "gpus", "priorityClassName": "high"}, False),
+        (replace(QUEUED, deleted_at=NOON), {"name": "gpus", "priorityClassName": "high"}, False),
     ],
 )
 def test_a_new_priority_reaches_a_job_while_it_waits(job: Job, queue: dict[str, str], ranked: bool) -> None:
