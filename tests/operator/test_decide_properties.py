@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from finetune_api.names import CLEANUP_FINALIZER, FailureClass, Phase, Stage
 from finetune_api.reasons import Reason
+from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 from finetune_operator.decide import decide
 from finetune_operator.deletion import depart
@@ -49,7 +50,9 @@ jobs: st.SearchStrategy[Job] = st.builds(
     size=st.integers(1, 2),
     is_failing=st.booleans(),
     is_suspended=st.booleans(),
+    is_leaving=st.booleans(),
     queue_priority=st.sampled_from(["", "high"]),
+    trouble=st.one_of(st.none(), st.text(max_size=3000)),
 )
 reports = st.one_of(
     st.none(),
@@ -64,12 +67,31 @@ reports = st.one_of(
         st.integers(0, 9),
     ),
 )
+LABELS = st.sampled_from([{}, {"pool": "h100"}])
+
+
+def a_base(status: FinetuneStatus) -> Finetune:
+    base = a_finetune(status=status)
+    return base.model_copy(update={"metadata": base.metadata.model_copy(update={"uid": "of-the-base"})})
+
+
+def well_done(stage: Stage, attempt: int = 1) -> Job:
+    pod = a_pod(phase="Succeeded", message=a_result(stage).to_message())
+    return a_job(stage, attempt, JobState.COMPLETE, pod)
+
+
+CANCELLED = decide(a_finetune(cancel=True), Observed(), some_settings(), NOON).status
+SUCCEEDED = decide(a_finetune(), Observed(jobs=tuple(map(well_done, Stage))), some_settings(), NOON).status
+bases = st.sampled_from([None, *map(a_base, (FinetuneStatus(), CANCELLED, SUCCEEDED))])
 worlds = st.builds(
     Observed,
     jobs=st.lists(jobs, max_size=4).map(tuple),
     orphans=st.lists(pods, max_size=1).map(tuple),
     report=reports,
     readings=st.lists(jobs, max_size=1).map(tuple),
+    base=bases,
+    node=st.one_of(st.none(), LABELS),
+    nodes=st.lists(LABELS, max_size=2).map(tuple),
 )
 SPECS = st.sampled_from(
     [
@@ -84,17 +106,22 @@ SPECS = st.sampled_from(
         {"budget": {"limit": "0.05"}},
         {"guards": {"stallSeconds": 20}},
         {"guards": {"stallSeconds": 20, "onStall": "Restart"}, "retryLimit": 1},
+        {"ttlSecondsAfterFinished": 30},
+        {"storage": {"endpoint": "http://169.254.169.254"}},
     ]
 )
 SETTINGS = some_settings(gpus=[{"name": "any", "pricePerHour": "9.00"}], prices={"currency": "EUR"})
 """With a price for every GPU, so that a minute costs 15 cents."""
 
 
+HISTORIES = st.lists(st.tuples(worlds, st.integers(-30, 100), SPECS), min_size=1, max_size=6)
+"""What passes see, how many seconds after one another by a clock that may jump back, and what is wanted by then."""
+
 SAID = {*Reason, "Why", "PreemptionByScheduler"}
 """Every reason that a condition can have: ours, the trainer's and the cluster's of these worlds."""
 
 
-@given(st.lists(st.tuples(worlds, st.integers(0, 100), SPECS), min_size=1, max_size=6))
+@given(HISTORIES)
 def test_decide_never_raises_and_a_second_call_changes_nothing(
     history: list[tuple[Observed, int, dict[str, object]]],
 ) -> None:
@@ -127,7 +154,7 @@ def test_every_unfinished_phase_has_something_that_moves_it_on(observed: Observe
     assert ended or alive or decision.start or decision.check_again
 
 
-@given(st.lists(st.tuples(worlds, st.integers(0, 100), SPECS), min_size=1, max_size=6))
+@given(HISTORIES)
 def test_no_job_is_created_beside_another_or_for_a_run_that_is_to_rest(
     history: list[tuple[Observed, int, dict[str, object]]],
 ) -> None:
@@ -144,6 +171,32 @@ def test_no_job_is_created_beside_another_or_for_a_run_that_is_to_rest(
         assert not decision.stop
         assert not spec.get("cancel")
         assert not (spec.get("suspend") and decision.start.stage is Stage.TRAIN)
+
+
+GENEROUS: dict[str, object] = {"retryLimit": 100, "activeDeadlineSeconds": 315_360_000}
+"""What a person may do for a run: raise its limits, and suspend it no more."""
+
+
+def test_the_bases_are_what_they_are_meant_to_be() -> None:
+    assert (CANCELLED.phase, SUCCEEDED.phase) == (Phase.CANCELLED, Phase.SUCCEEDED)
+
+
+@given(HISTORIES)
+def test_every_state_has_a_way_to_an_end(history: list[tuple[Observed, int, dict[str, object]]]) -> None:
+    status, now = FinetuneStatus(), NOON
+    for observed, seconds, spec in history:
+        now += timedelta(seconds=seconds)
+        status = decide(a_finetune(status=status, **spec), observed, SETTINGS, now).status
+    done: tuple[Job, ...] = ()
+    for _ in range(8):
+        if is_over(status):
+            break
+        now += timedelta(minutes=10)
+        decision = decide(a_finetune(status=status, **GENEROUS), Observed(jobs=done), SETTINGS, now)
+        status = decision.status
+        if start := decision.start:
+            done += (well_done(start.stage, start.number),)
+    assert status.phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 
 cleanups = st.one_of(
