@@ -50,7 +50,7 @@ jobs: st.SearchStrategy[Job] = st.builds(
     size=st.integers(1, 2),
     is_failing=st.booleans(),
     is_suspended=st.booleans(),
-    is_leaving=st.booleans(),
+    deleted_at=st.sampled_from([None, NOON]),
     queue_priority=st.sampled_from(["", "high"]),
     trouble=st.one_of(st.none(), st.text(max_size=3000)),
 )
