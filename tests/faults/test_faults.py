@@ -48,7 +48,7 @@ FAULTS: dict[str, Callable[[], Plan]] = {
     "gone-60-s": lambda: Away(9, 60),
     "gone-1-s": lambda: Away(9, 1),
     "every-third-request-500": lambda: Failing(0.3, seed=5),
-    "429-with-retry-after": lambda: Throttled(9, 7, retry_after=2),
+    "429-with-retry-after": lambda: Throttled(9, 7, retry_after=3),
     "answers-cut-short": CutShort,
     "conflict-on-every-status": lambda: Conflicting(3),
     "watch-410": lambda: Expired(3, by_event=False),
