@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,9 @@ KINDS = {
     "copies": ("llama", "full"),
     "adapters": ("llama", "lora"),
     "shards": ("llama", "sharded"),
-    "shards and one tensor for embeddings and head": ("gpt2", "sharded"),
+    "shards-and-one-tensor-for-embeddings-and-head": ("gpt2", "sharded"),
 }
-STOPPED, MEASURING, STARTED = "stopped by two", "stopped while they measure", "started by one"
+STOPPED, MEASURING, STARTED = "stopped-by-two", "stopped-while-they-measure", "started-by-one"
 DROPPING = "lora with dropout"
 
 
@@ -169,7 +170,7 @@ def several(team: Team, folder: Path) -> dict[str, Any]:
         found[stops] = trained(team, folder / stops, "llama", "sharded", stops, **TWO_BY_TWO)
     found[STARTED] = trained(team, folder / STARTED, "llama", "sharded", **TWO_BY_TWO)
     for again in ("first", "again"):
-        found[f"{DROPPING} {again}"] = trained(team, folder / f"dropping {again}", "llama", DROPPING, **TWO_BY_TWO)
+        found[f"{DROPPING} {again}"] = trained(team, folder / f"dropping-{again}", "llama", DROPPING, **TWO_BY_TWO)
     found["mask"] = torch.nn.functional.dropout(torch.ones(64), 0.5)
     found["memory"] = memory_of_shards(team)
     found["words"] = (team.any(team.rank == 1), team.any(False), team.from_first(lambda: 7), team.from_all(team.rank))
@@ -219,10 +220,8 @@ def test_one_by_four_two_by_two_and_four_by_one_train_the_same(
 
 
 def test_four_at_once_are_one_by_four(tmp_path: Path) -> None:
-    at_once, by_four = (
-        alone(lambda team, changes=changes: trained(team, tmp_path / str(changes), "llama", **changes))
-        for changes in (AT_ONCE, BY_FOUR)
-    )
+    at_once = alone(partial(trained, **AT_ONCE), tmp_path / "at-once", "llama")
+    by_four = alone(partial(trained, **BY_FOUR), tmp_path / "by-four", "llama")
     assert_same_training(at_once, by_four)
 
 
