@@ -30,6 +30,7 @@ from finetune_api.status import (
     Progress,
     Resolved,
     TrainingEstimate,
+    Uri,
 )
 
 
@@ -91,8 +92,8 @@ class RunRoot(Model):
     """
 
     identity: RunIdentity
-    output_uri: str
-    """The run's own root, `s3://…/<namespace>/<name>/<uid>` or `file:///…`; nothing is written elsewhere."""
+    output_uri: Uri
+    """The run's own root, `s3://…/<namespace>/<name>/<uid>` or `file:///…`; nothing is written elsewhere. In ASCII."""
     storage: StorageAccess = StorageAccess()
     result_file: str | None = None
     """Where the answer goes; None = standard output."""

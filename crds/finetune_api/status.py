@@ -26,7 +26,7 @@ from finetune_api.names import (
 Text = Annotated[str, Field(max_length=1024)]
 Measured = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
 """A measured number, to 6 significant digits: more would be noise in a table."""
-Uri = Annotated[str, Field(max_length=1024, pattern=r"^[!-~]*$")]
+Uri = Annotated[str, Field(max_length=1024, pattern=r"^[ -~]*$")]
 Word = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
 """A reason, as metav1.Condition wants it, and shorter."""
 

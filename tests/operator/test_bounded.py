@@ -1,5 +1,6 @@
 """A status is never larger than it may be, whatever is in it."""
 
+import re
 import types
 from datetime import UTC, datetime
 from enum import Enum
@@ -40,8 +41,9 @@ def largest(kind: Any, limit: int = 24, letter: str = WIDE) -> Any:
 
 def of_field(field: FieldInfo) -> Any:
     longest = next((limit.max_length for limit in field.metadata if isinstance(limit, MaxLen)), 24)
-    has_pattern = any(getattr(limit, "pattern", None) for limit in field.metadata)
-    return largest(field.annotation, longest, "x" if has_pattern else WIDE)
+    patterns = [limit.pattern for limit in field.metadata if getattr(limit, "pattern", None)]
+    is_wide = all(re.search(pattern, WIDE) for pattern in patterns)
+    return largest(field.annotation, longest, WIDE if is_wide else "x")
 
 
 def the_largest_status() -> FinetuneStatus:

@@ -135,6 +135,7 @@ def test_a_run_file_that_is_not_there_is_one_line_and_exit_42(
         ({"identity": None}, "identity"),
         ({"attempt": 0}, "attempt: Input should be greater than or equal to 1"),
         ({"unknownField": 1}, "unknownField"),
+        ({"outputUri": "file:///home/jörg"}, "outputUri: String should match pattern"),
     ],
 )
 def test_a_wrong_run_file_names_the_field(tmp_path: Path, change: dict[str, Any], where: str) -> None:
