@@ -128,6 +128,8 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
         ('[\n{"a": 1}', 2, ", or ] expected"),
         ('[{"a": 1},\n]', 2, "not JSON"),
         ('[{"a": 1},\n5]', 2, "a number, not an object"),
+        ('[{"a": 1}]\n\n[{"a": 2}]\n', 3, "goes on behind the end of its array"),
+        ("[]\n{}", 2, "goes on behind the end of its array"),
     ],
 )
 def test_a_bad_json_file_is_named_by_line(tmp_path: Path, data: str, line: int, message: str) -> None:

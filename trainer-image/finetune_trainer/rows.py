@@ -82,6 +82,7 @@ def read_json(file: BinaryIO) -> Iterator[Row | RowError]:
 
 def _array_items(stream: TextStream) -> Iterator[Row | RowError]:
     if stream.next_character() == "]":
+        yield from _what_follows(stream)
         return
     while True:
         stream.next_character()
@@ -103,11 +104,19 @@ def _array_items(stream: TextStream) -> Iterator[Row | RowError]:
             yield problem.at(line)
         ends = stream.next_character()
         if ends == "]":
+            yield from _what_follows(stream)
             return
         if ends != ",":
             yield RowError("the array is not closed: , or ] expected", line=stream.line)
             return
         stream.position += 1
+
+
+def _what_follows(stream: TextStream) -> Iterator[RowError]:
+    """A problem where anything but blanks is behind the array's end, at `position`: its rows would be lost."""
+    stream.position += 1
+    if stream.next_character():
+        yield RowError("the file goes on behind the end of its array", line=stream.line)
 
 
 def _item(stream: TextStream) -> object:
