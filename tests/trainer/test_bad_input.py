@@ -38,6 +38,11 @@ def without_end(folder: Path) -> None:
     edited("config.json", eos_token_id=None)(folder)
 
 
+def written_over(name: str, content: str) -> Model:
+    """A file of the model with other content."""
+    return lambda folder: (folder / name).write_text(content)
+
+
 def pickled(folder: Path) -> None:
     """Weights as torch used to save them."""
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -70,6 +75,26 @@ MISTAKES = {
         edited("config.json", quantization_config={"quant_method": "gptq"}),
     ),
     "no end token": Mistake(("TokenizerUnsupported", "eos_token_id"), without_end),
+    "an end token that the model does not have": Mistake(
+        ("TokenizerMismatch", "id 99 ('<new>')", "99 embeddings", "resize_token_embeddings"),
+        edited("tokenizer_config.json", eos_token="<new>"),
+    ),
+    "a tokenizer config that is no JSON": Mistake(
+        ("TokenizerUnsupported", "cannot be loaded"), written_over("tokenizer_config.json", "{")
+    ),
+    "a generation config that is no JSON": Mistake(
+        ("ModelInvalid", "generation_config.json of the model"), written_over("generation_config.json", "{")
+    ),
+    "an end id that is a text": Mistake(
+        ("ModelInvalid", "generation_config.json", "TypeError"),
+        written_over("generation_config.json", '{"eos_token_id": "</s>"}'),
+    ),
+    "a config with a value of another type": Mistake(
+        ("ModelInvalid", "config.json", "max_position_embeddings"), edited("config.json", max_position_embeddings="256")
+    ),
+    "an activation that nobody knows": Mistake(
+        ("ModelInvalid", "config.json", "zork"), edited("config.json", hidden_act="zork")
+    ),
     "chats without a template": Mistake(
         ("NoChatTemplate", "messages", "promptTemplate"),
         training={"promptTemplate": None, "completionTemplate": None},

@@ -1,6 +1,7 @@
 """The model of a run: loading the base, attaching or continuing an adapter, and the form that is published."""
 
 import json
+import operator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -40,6 +41,8 @@ class ModelCheck:
     parameters: int
     trainable: int
     """How many parameters are trained."""
+    vocabulary: int
+    """Ids from 0 that it has an embedding for."""
     packing: bool
     """Whether rows are packed: asked for, and possible."""
     warnings: list[str]
@@ -49,11 +52,13 @@ class ModelCheck:
 def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = None) -> ModelCheck:
     """Build the model without its weights, and look at it.
 
-    Raises RunError (InvalidConfig): ModelUnsupported, RemoteCodeForbidden, QuantizationUnsupported,
+    Raises RunError (InvalidConfig): ModelInvalid, ModelUnsupported, RemoteCodeForbidden, QuantizationUnsupported,
     NoTrainableParameters, and as `attach_adapter` and `continue_adapter`.
     """
     model, method = _on_meta(folder, training.model.trust_remote_code), training.method
+    end_ids(folder, [])  # Asked for when all is loaded, and by then too late to refuse.
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    vocabulary = model.get_input_embeddings().weight.shape[0]
     wanted = training.hyperparameters.packing
     packing = wanted and find_packing(model, Compute(torch.device("cpu"), torch.float32)) is not Packing.NONE
     warnings = [UNPACKED] if wanted and not packing else []
@@ -61,7 +66,7 @@ def check_on_meta(folder: Path, training: TrainingSpec, adapter: Path | None = N
         warnings += _check_adapter(model, method, adapter)
     with torch.device("meta"):
         trainable = trained_count(_without_weights(model, method, adapter))
-    return ModelCheck(parameters, trainable, packing, warnings)
+    return ModelCheck(parameters, trainable, vocabulary, packing, warnings)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ def _on_meta(folder: Path, trusted: bool) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted)
         except ValueError as error:
             raise _unsupported(f"the model ({config.model_type}) is not a decoder that generates text") from error
+        except Exception as error:  # Whatever a value of the config makes of the code that takes it.
+            raise _unusable("config.json", error) from error
     return model
 
 
@@ -160,13 +167,22 @@ def stored_dtype(folder: Path, trusted: bool = False) -> torch.dtype:
 
 
 def end_ids(folder: Path, end_tokens: list[int]) -> list[int]:
-    """Where generation stops: the run's end tokens, then those of the base's generation config and config."""
-    found = list(end_tokens)
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-        found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    """Where generation stops: the run's end tokens, then those of the base's generation config and config.
+
+    Raises RunError (InvalidConfig, ModelInvalid) for a file that does not tell.
+    """
+    found = [*end_tokens, *_told_ends(folder / "generation_config.json"), *_told_ends(folder / "config.json")]
     return list(dict.fromkeys(found))
+
+
+def _told_ends(path: Path) -> list[int]:
+    if not path.is_file():
+        return []
+    try:
+        told = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        return [operator.index(each) for each in (told if isinstance(told, list) else [told]) if each is not None]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _unusable(path.name, error) from error
 
 
 @torch.no_grad()
@@ -221,6 +237,13 @@ def _config(folder: Path, trusted: bool) -> PreTrainedConfig:
     except (ValueError, KeyError, OSError, ImportError) as error:
         check_own_code(read_config(folder, "the model"), "the model", trusted)
         raise _unsupported(f"transformers does not know this model: {error}") from error
+    except Exception as error:  # Each kind of config checks its values in its own way.
+        raise _unusable("config.json", error) from error
+
+
+def _unusable(name: str, error: Exception) -> RunError:
+    message = f"{name} of the model cannot be used: {type(error).__name__}: {error}"
+    return RunError(FailureClass.INVALID_CONFIG, "ModelInvalid", message, f"Correct {name}, or choose another model.")
 
 
 def _unsupported(message: str) -> RunError:

@@ -72,6 +72,7 @@ def prepare(spec: RunSpec, store: Store, say: Say) -> RunResult:
     today = (earlier and earlier.template_date) or datetime.now(UTC).date()
     corpus = tokenise(surveys, parts, spec, model, max_length, today)
     check_corpus(corpus, surveys, store, limit)
+    check_vocabulary(corpus, found.vocabulary)
     index = make_index(spec, store, surveys, parts, corpus, replace(found, resolved=resolved), today)
     folder = prepared_folder(scratch)
     write_token_file(folder / TOKENS_FILE, {part.name.lower(): writer for part, writer in corpus.parts.items()})
@@ -118,6 +119,8 @@ class ModelFindings:
 
     resolved: Resolved
     position_limit: int | None
+    vocabulary: int
+    """Ids from 0 that it has an embedding for."""
     packing: bool
     """Whether rows are packed: asked for, and possible."""
     warnings: list[str]
@@ -139,7 +142,7 @@ def check_model(spec: RunSpec, model: ModelFiles) -> ModelFindings:
     }
     resolved = spec.resolved.model_copy(update=found)
     unsure = [UNCHECKED.format(spec.gpu.name)] if spec.gpu and spec.gpu.memory_bytes is None else []
-    return ModelFindings(resolved, position_limit(config), check.packing, [*check.warnings, *unsure])
+    return ModelFindings(resolved, position_limit(config), check.vocabulary, check.packing, [*check.warnings, *unsure])
 
 
 def look_ahead(spec: RunSpec, model: ModelFiles, prepared: Prepared, say: Say) -> PreparedIndex:
@@ -186,6 +189,16 @@ def check_corpus(corpus: Corpus, surveys: list[Survey], store: Store, position_l
     if corpus.refused.total:
         write_report(store, data_report(surveys, corpus.refused))
         raise corpus.lengths_error(position_limit)
+
+
+def check_vocabulary(corpus: Corpus, vocabulary: int) -> None:
+    """Raises RunError (InvalidConfig, TokenizerMismatch) for an id that the model has no embedding for."""
+    highest = max(part.highest for part in corpus.parts.values())
+    if highest >= vocabulary:
+        text = corpus.tokenizer.tokenizer.id_to_token(highest)
+        message = f"the tokenizer gives id {highest} ({text!r}), and the model has {vocabulary} embeddings"
+        remedy = "Give the model its own tokenizer, or save it with resize_token_embeddings."
+        raise RunError(FailureClass.INVALID_CONFIG, "TokenizerMismatch", message, remedy)
 
 
 def make_index(

@@ -31,12 +31,15 @@ class PartWriter:
         self._offsets = array("q", [0])
         self.supervised = 0
         """Ids that are learned."""
+        self.highest = -1
+        """Largest id; -1 without any."""
 
     def add(self, ids: npt.NDArray[np.int32], supervised: npt.NDArray[np.bool_]) -> None:
         """Append one row."""
         self._files["ids"].write(ids.astype(DTYPES["I32"], copy=False).tobytes())
         self._files["supervised"].write(supervised.tobytes())
         self._offsets.append(self._offsets[-1] + len(ids))
+        self.highest = max(self.highest, int(ids.max(initial=-1)))
         self.supervised += int(np.count_nonzero(supervised))
 
     def __len__(self) -> int:

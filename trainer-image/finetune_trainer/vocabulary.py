@@ -75,8 +75,11 @@ def _loaded(folder: Path, trusted: bool) -> Any:
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What it says; nothing where it is not readable, which transformers tells."""
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
     return found if isinstance(found, dict) else {}
 
 
