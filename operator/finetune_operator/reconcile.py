@@ -67,10 +67,10 @@ async def glance_at(
     return None if is_grave else (finetune, decision)
 
 
-def ended(status: FinetuneStatus) -> tuple[bool, set[tuple[Stage, int | None]]]:
-    """Whether the run is over, and which attempts are."""
+def ended(status: FinetuneStatus) -> tuple[bool, set[tuple[Stage, int, bool]]]:
+    """Whether the run is over, and which attempts are: those before the newest ones, and some of these."""
     over = (StageState.SUCCEEDED, StageState.FAILED, StageState.STOPPED)
-    return is_over(status), {(entry.name, entry.attempt) for entry in status.stages if entry.state in over}
+    return is_over(status), {(entry.name, entry.attempt, entry.state in over) for entry in status.stages}
 
 
 async def look_closely(
