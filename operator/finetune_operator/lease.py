@@ -78,10 +78,18 @@ class Leadership:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            if not await self._try() and (self._is_taken or self.age_seconds > GIVE_UP_SECONDS):
+            if not await self._is_kept():
                 log.error("Lease %s/%s is lost: another operator may work now", self._namespace, self._name)
                 self._lost()
                 return
+
+    async def _is_kept(self) -> bool:
+        """Try to renew the Lease; False once it may be another's. A try that hangs ends before that can be."""
+        try:
+            async with asyncio.timeout(GIVE_UP_SECONDS - self.age_seconds):
+                return await self._try() or not self._is_taken
+        except TimeoutError:
+            return False
 
     async def _try(self) -> bool:
         """Take or renew the Lease; False where somebody else holds it, or nobody can tell."""
