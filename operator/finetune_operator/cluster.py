@@ -215,7 +215,7 @@ class Cluster:
         lists = await asyncio.gather(*(self._list(f"/api/v1/namespaces/{namespace}/events", q) for q in queries))
         events = [event for found in lists for event in found]
         newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
-        return replace(job, trouble=f"{newest['reason']}: {newest['message']}") if newest else job
+        return replace(job, trouble=_words_of(newest)) if newest else job
 
     async def node_labels(self, name: str) -> Labels | None:
         """Labels of the node; None where it is gone, or may not be read."""
@@ -524,13 +524,14 @@ def _retry_after(header: str | None) -> float:
 
 
 def _checked(method: str, path: str, status: int, data: bytes, retry_after_seconds: float = 0.0) -> dict[str, Any]:
-    answer: dict[str, Any] = _json(data)
-    if status < 300:
-        return answer
-    if status == 404 and method == "GET":
-        return {}
+    found, is_missing = _object(data), status == 404 and method == "GET"
+    if found is not None and (status < 300 or is_missing):
+        return {} if is_missing else found
+    answer = _json(data)
     # The API server repeats what users wrote, and the text goes into logs.
     text = one_line(f"{method} {path}: {status} {answer.get('message', '')}")
+    if status < 300 or is_missing:
+        raise ClusterUnreachable(text)  # Whoever stands in front of the API server has answered in its place.
     if status == 409 or (status == 404 and method in ("PATCH", "DELETE")):
         raise Conflict(text)
     if status in (401, 408, 429) or status >= 500:
@@ -540,12 +541,24 @@ def _checked(method: str, path: str, status: int, data: bytes, retry_after_secon
     raise (Invalid if status in (400, 422) else Refused)(text)
 
 
+def _words_of(event: Mapping[str, Any]) -> str:
+    """Reason and message of a warning Event; whoever recorded it may have left out either."""
+    return f"{event.get('reason', 'Warning')}: {event.get('message', '')}".rstrip(": ")
+
+
 def _json(data: bytes) -> dict[str, Any]:
+    """The object in an answer, or what it says instead, as a message."""
+    found = _object(data)
+    return {"message": data[:200].decode(errors="replace")} if found is None else found
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in an answer; None where it is none."""
     try:
         value = json.loads(data or b"{}")
     except ValueError:
-        return {"message": data[:200].decode(errors="replace")}
-    return value if isinstance(value, dict) else {"message": str(value)}
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _leases(namespace: str) -> str:

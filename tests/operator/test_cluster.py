@@ -6,10 +6,14 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from finetune_api.names import Stage
 from finetune_operator.cluster import Cluster, ClusterUnreachable, Key, Refused
 from finetune_operator.metrics import REQUESTS
+from finetune_operator.observed import Observed
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
+
+from tests.builders import a_job
 
 
 @asynccontextmanager
@@ -97,3 +101,22 @@ async def test_nodes_that_may_not_be_read_or_are_not_there_have_no_labels() -> N
         assert await cluster.nodes_with({"zone": "far"}) == ()
         assert await cluster.node_labels("h100-a") is None
         assert await cluster.nodes_with({"zone": "near"}) == ()
+
+
+async def test_an_event_without_words_holds_nothing_up() -> None:
+    waiting = Observed(jobs=(a_job(Stage.TRAIN),))
+    events = [
+        {"items": [{"lastTimestamp": "2026-01-01T12:00:00Z", "reason": "FailedCreate"}]},
+        {"items": [{"metadata": {}}]},
+    ]
+    async with an_api_server(*(web.json_response(found) for found in events)) as cluster:
+        troubles = [(await cluster.with_trouble(waiting, "team-a")).jobs[0].trouble for _ in events]
+    assert troubles == ["FailedCreate", "Warning"]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_a_page_of_whoever_stands_in_front_of_the_api_server_is_no_answer(status: int) -> None:
+    pages = [web.Response(text="the proxy is well", status=status) for _ in range(3)]
+    async with an_api_server(*pages) as cluster:
+        with pytest.raises(ClusterUnreachable, match="the proxy is well"):
+            await cluster.get_finetune(Key("team-a", "run"))
