@@ -159,7 +159,7 @@ def _stage(run: Run, stage: Stage) -> Step:
     job = run.observed.job(stage, attempt.number)
     if job is None:
         return _without_job(run, attempt)
-    if job.state is JobState.COMPLETE or (job.state is JobState.FAILED and _is_published(run, job)):
+    if _is_done(run, job):
         return _completed(run, job)
     if job.state is JobState.FAILED and not run.observed.active_pod:
         failure = failure_of(job, run.observed.report, stages.noted_cause(run.status, job))
@@ -172,10 +172,10 @@ def _stage(run: Run, stage: Stage) -> Step:
     return _exceeded(replace(run, status=step.status), stage) or step
 
 
-def _is_published(run: Run, job: Job) -> bool:
-    """True where the first pod had published before another one of its gang failed."""
-    result = result_of(job, run.observed.report)
-    return result is not None and result.artifact is not None
+def _is_done(run: Run, job: Job) -> bool:
+    """True for a complete Job, and for one whose first pod had published before another one of its gang failed."""
+    result = result_of(job, run.observed.report) if job.state is JobState.FAILED else None
+    return job.state is JobState.COMPLETE or (result is not None and result.artifact is not None)
 
 
 def _without_job(run: Run, attempt: Attempt) -> Step:
@@ -198,7 +198,7 @@ def _start(run: Run, attempt: Attempt) -> Step:
     if (exceeded := _exceeded(run, attempt.stage)) is not None:
         return exceeded
     status = run.status
-    if status.retry_at or not stages.is_pending(status, attempt.stage, attempt.number):
+    if not stages.is_asked_for(status, attempt.stage, attempt.number):
         status = _fresh(cost.closed(run), attempt, run.settings.trainer_image, run.now)
     reason, message = stages.starting(status, attempt.stage, attempt.number)
     return Step(status, Verdict.WORKING, reason, message, start=attempt)
@@ -218,7 +218,7 @@ def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) 
 def _stopped(run: Run, attempt: Attempt) -> Step:
     """A stopped attempt, until its Job and pods are gone; then the next one, unless a limit still holds the run."""
     job = run.observed.job(attempt.stage, attempt.number)
-    if job and job.state is JobState.COMPLETE and (step := results.of_complete(run, job)):
+    if job and _is_done(run, job) and (step := results.of_complete(run, job)):
         return step  # It was quicker.
     leaving, held = _leaving(run, Reason.STOPPING, (job,) if job else ()), _still_held(run, attempt.stage)
     if held is not None:
@@ -240,7 +240,7 @@ def _leaving(run: Run, reason: Reason, jobs: tuple[Job, ...]) -> Step | None:
 def _suspended(run: Run) -> Step:
     """Its user wants it to pause: a running attempt is stopped, one that has ended is judged as ever."""
     current, job = stages.find(run.status, Stage.TRAIN), _newest_training(run)
-    if job and job.state is JobState.COMPLETE and (step := results.of_complete(run, job)):
+    if job and _is_done(run, job) and (step := results.of_complete(run, job)):
         return step
     if job and job.state is not JobState.RUNNING:
         step = _stage(run, Stage.TRAIN)
@@ -251,13 +251,14 @@ def _suspended(run: Run) -> Step:
     if (leaving := _leaving(run, Reason.SUSPENDING, (job,) if job else ())) is not None:
         return leaving
     message = "spec.suspend is true; training goes on when it is false"
-    return Step(run.status.model_copy(update={"retry_at": None}), Verdict.PAUSED, Reason.SUSPENDED, message)
+    status = stages.not_asked_for(run.status, Stage.TRAIN).model_copy(update={"retry_at": None})
+    return Step(status, Verdict.PAUSED, Reason.SUSPENDED, message)
 
 
 def _cancelled(run: Run) -> Step:
     """Its user wants it to end. An artifact that is published already stays what the run came to."""
     job = _newest_training(run)
-    if job and job.state is JobState.COMPLETE and (step := results.of_complete(run, job)):
+    if job and _is_done(run, job) and (step := results.of_complete(run, job)):
         return step
     for stage in Stage:
         if (entry := stages.find(run.status, stage)) and entry.state in (StageState.PENDING, StageState.RUNNING):

@@ -37,10 +37,19 @@ def put(
     return replace(status, entry)
 
 
-def is_pending(status: FinetuneStatus, stage: Stage, attempt: int) -> bool:
-    """True when this very attempt is about to start."""
+def is_asked_for(status: FinetuneStatus, stage: Stage, attempt: int) -> bool:
+    """True when this very attempt is about to start, and waits to; one that waits for its retry is not."""
     entry = find(status, stage)
-    return entry is not None and (entry.state, entry.attempt) == (StageState.PENDING, attempt)
+    is_pending = entry is not None and (entry.state, entry.attempt) == (StageState.PENDING, attempt)
+    return is_pending and _since(entry, attempt) is not None
+
+
+def not_asked_for(status: FinetuneStatus, stage: Stage) -> FinetuneStatus:
+    """The status with an attempt that is about to start begun anew when it may: until then it waits for nothing."""
+    entry = find(status, stage)
+    if entry is None or entry.state is not StageState.PENDING:
+        return status
+    return put(status, stage, StageState.PENDING, attempt=entry.attempt)
 
 
 def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> tuple[Reason, str]:
@@ -56,16 +65,17 @@ def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) ->
     was_running = previous is not None and previous.state is StageState.RUNNING
     ran_since = previous.started_at if previous and was_running and previous.attempt == job.attempt else None
     started = job.started_at or (ran_since if _is_breaking_up(job) else None)
+    asked_since = _since(previous, job.attempt)
     if ran_since and not started:
-        # A queue has taken its pods back; the Job goes on when it is admitted again.
-        status = _with_active(status, job.stage, ran_since, now)
+        # A queue has taken its pods back; the Job goes on, and waits anew, when it is admitted again.
+        status, asked_since = _with_active(status, job.stage, ran_since, now), None
     entry = StageStatus(
         name=job.stage,
         state=StageState.RUNNING if started else StageState.PENDING,
         attempt=job.attempt,
         started_at=started,
         gathered_seconds=previous.gathered_seconds if previous and previous.attempt == job.attempt else 0,
-        waiting_since=None if job.is_suspended else _since(previous, job.attempt) or now,
+        waiting_since=None if job.is_suspended else asked_since or now,
         cause=None if job.is_suspended else cause_of(job, noted=noted_cause(status, job)),
         message=_cut(previous.message if previous and started and was_running else _waiting_for(pod, job)),
     )

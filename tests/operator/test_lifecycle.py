@@ -8,7 +8,7 @@ import pytest
 from finetune_api.names import ConditionType, FailureClass, Phase, Stage, StageState
 from finetune_api.status import FinetuneStatus, StageStatus
 from finetune_operator.conditions import condition_of, is_true
-from finetune_operator.decide import Decision, decide
+from finetune_operator.decide import Decision, decide, refused
 from finetune_operator.observed import Job, JobState, Observed, Pod
 from finetune_operator.verdict import Attempt
 
@@ -116,6 +116,27 @@ def test_an_attempt_that_fails_while_suspended_goes_on_when_resumed(code: int) -
     assert decided(paused.status, PREPARED).start == Attempt(TRAIN, 2)
 
 
+def test_time_suspended_does_not_count_where_a_pod_never_came_to_be() -> None:
+    asked = decided(decided(None).status, PREPARED).status
+    told_to_wait = refused(a_finetune(status=asked), Attempt(TRAIN, 1), "exceeded quota", for_good=False, now=NOON)
+    paused = decided(told_to_wait, PREPARED, seconds=10, suspend=True)
+    assert paused.status.phase is Phase.SUSPENDED
+    resumed = decided(paused.status, PREPARED, seconds=9000)
+    assert resumed.start == Attempt(TRAIN, 1), "spec.pendingDeadlineSeconds ran while it was suspended"
+    assert train_entry(resumed.status).waiting_since == NOON + timedelta(seconds=9000)
+    assert decided(paused.status, PREPARED, seconds=60, suspend=True).status == paused.status
+
+
+def test_a_retry_that_was_suspended_begins_like_any_other() -> None:
+    failing = decided(training(), PREPARED, a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=43))).status
+    assert failing.retry_at is not None
+    paused = decided(failing, PREPARED, seconds=10, suspend=True).status
+    resumed = decided(paused, PREPARED, seconds=60)
+    assert (resumed.start, resumed.status.attempts) == (Attempt(TRAIN, 2), 2)
+    assert told(resumed.status, ConditionType.RECONCILING) == ("True", "Training"), "nobody has refused anything"
+    assert train_entry(resumed.status).waiting_since is not None, "it could be refused for ever"
+
+
 def test_cancelling_stops_everything_and_is_final() -> None:
     running = a_job(TRAIN, 1, RUNNING, A_POD)
     stopping = decided(training(), PREPARED, running, cancel=True)
@@ -126,6 +147,12 @@ def test_cancelling_stops_everything_and_is_final() -> None:
     assert told(cancelled.status, ConditionType.SUCCEEDED) == ("False", "Cancelled")
     assert told(cancelled.status, ConditionType.STALLED) == ("True", "Cancelled")
     assert decided(cancelled.status, PREPARED, cancel=True).status == cancelled.status
+
+
+def test_what_a_gang_had_published_before_it_lost_a_pod_is_not_cancelled() -> None:
+    first = a_pod(phase="Succeeded", started_at=NOON, exit_code=0, message=a_result(TRAIN).to_message())
+    gang = replace(a_job(TRAIN, 1, FAILED, first, a_failed_pod(name="other", index=1)), size=2)
+    assert decided(training(), PREPARED, gang, cancel=True).status.phase is Phase.SUCCEEDED
 
 
 def test_cancelling_stops_prepare_too() -> None:
@@ -232,6 +259,12 @@ def test_a_job_that_its_queue_suspends_and_resumes_is_simply_followed() -> None:
     resumed = decided(taken, PREPARED, again, seconds=9010)
     assert (resumed.status.phase, resumed.start, resumed.stop) == (Phase.TRAINING, None, ())
     assert (resumed.status.restarts, resumed.status.retries) == (0, 0)
+
+
+def test_pods_that_a_queue_took_back_and_gave_again_unseen_have_all_their_time_to_start() -> None:
+    again = a_job(TRAIN, 1, RUNNING, a_pod(created_at=NOON + timedelta(seconds=9000)))
+    decision = decided(training(), PREPARED, again, seconds=9000)
+    assert (decision.status.phase, decision.stop) == (Phase.PENDING, ()), "it waits since now, not since noon"
 
 
 def test_a_queue_says_why_a_run_waits_in_its_own_words() -> None:
