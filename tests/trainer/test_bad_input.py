@@ -158,6 +158,17 @@ def test_prepare_refuses_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert [words for words in mistake.says if words not in line] == [], line
 
 
+def test_a_setting_that_there_is_not_is_refused_and_not_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, order(tmp_path, Mistake(())))
+    fields = json.loads(path.read_text())
+    fields["training"]["hyperparameters"]["learnigRate"] = 1
+    path.write_text(json.dumps(fields))
+    assert main(["prepare", "--run", str(path)]) == Exit.USER_ERROR
+    assert "training.hyperparameters.learnigRate: Extra inputs are not permitted" in last_line(capsys)
+
+
 def test_a_row_that_does_not_fit_into_memory_ends_training_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

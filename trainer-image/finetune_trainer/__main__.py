@@ -22,6 +22,7 @@ from finetune_api.run import CleanupResult, RunResult, RunRoot, RunSpec
 from finetune_api.status import Failure
 from finetune_api.training import Quantization
 from pydantic import ValidationError
+from pydantic.config import ExtraValues
 
 from finetune_trainer.ahead import leave_out_bitsandbytes, model_ahead, needs_bitsandbytes
 from finetune_trainer.commands import COMMANDS, add_commands, run_command
@@ -78,14 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_run(path: Path) -> RunSpec:
-    """The order of a stage in a file. Raises RunError as `read_order` does."""
-    return read_order(path, RunSpec)
+    """The order of a stage in a file. Raises RunError as `read_order` does, and for a field that there is not: no API
+    server has refused a setting that would do nothing."""
+    return read_order(path, RunSpec, extra="forbid")
 
 
-def read_order(path: Path, kind: type[Order]) -> Order:
+def read_order(path: Path, kind: type[Order], extra: ExtraValues | None = None) -> Order:
     """The order in a file. Raises RunError (InvalidConfig) with the first thing that is wrong in it."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes(), extra=extra)
     except OSError as error:
         raise _bad_run(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
