@@ -1,7 +1,8 @@
 """The reasons that the operator itself gives, in conditions, failures and Events: what each means, and the way out.
 
 The set is closed. Beside it stand the trainer's own reasons, which `docs/states.md` lists by class of failure, and
-those of Kubernetes for a pod that was taken away, such as PreemptionByScheduler.
+those of Kubernetes for a pod that was taken away or not let in, such as PreemptionByScheduler or
+UnexpectedAdmissionError.
 """
 
 from dataclasses import dataclass

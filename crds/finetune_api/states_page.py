@@ -49,7 +49,8 @@ def states_page(trainer_sources: Iterable[Path]) -> str:
             "",
             "The message says what is wrong and where, the remedy what to do. A pod that was taken away has",
             "Kubernetes's own reason: PreemptionByScheduler, DeletionByTaintManager, EvictionByEvictionAPI,",
-            "DeletionByPodGC or TerminationByKubelet.",
+            "DeletionByPodGC or TerminationByKubelet. So has one that its node did not let start, an Infrastructure",
+            "failure, such as UnexpectedAdmissionError.",
             "",
         ]
     )

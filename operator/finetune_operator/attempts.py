@@ -11,7 +11,7 @@ from finetune_api.names import Exit, FailureClass, Stage
 from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
 from finetune_api.status import Failure
-from finetune_api.words import one_line, shortened
+from finetune_api.words import as_word, one_line, shortened
 from pydantic import ValidationError
 
 from finetune_operator.observed import Job, JobState, Pod, Report
@@ -180,7 +180,16 @@ def _failure_of_pod(pod: Pod, stage: Stage) -> Failure | None:
         kind = CLASS_OF_EXIT_CODE.get(Exit(pod.exit_code)) if pod.exit_code in set(Exit) else None
         message = f"pod {pod.name} ended with exit code {pod.exit_code} and no readable message; see its log"
         return a_failure(kind or FailureClass.INFRASTRUCTURE, Reason.NO_MESSAGE, message, stage, pod.exit_code)
-    return None
+    return _turned_away(pod, stage) if pod.phase == "Failed" and pod.reason and pod.exit_code is None else None
+
+
+def _turned_away(pod: Pod, stage: Stage) -> Failure:
+    """A pod that its node did not let start, say because a GPU of it is broken."""
+    message = f"the kubelet turned pod {pod.name} away: {pod.detail or 'it does not say why'}"
+    failure = Failure(
+        failure_class=FailureClass.INFRASTRUCTURE, reason=as_word(pod.reason or ""), message=_fitted(message)
+    )
+    return with_remedy(failure, stage)
 
 
 def _failure_without_pod(job: Job) -> Failure:

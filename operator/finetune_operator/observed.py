@@ -58,6 +58,8 @@ class Pod:
     """Why it was taken away: reason of condition DisruptionTarget, or that somebody deleted it while its Job ran."""
     reason: str | None
     """`status.reason`, such as Evicted."""
+    detail: str | None = None
+    """`status.message`: the kubelet's own words on that."""
     index: int = 0
     """Which pod of its Job it is; the first one of a gang speaks for all."""
     node: str | None = None
@@ -308,6 +310,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
         message=terminated.get("message"),
         disruption=as_word(disruption.get("reason", "")) if disruption.get("status") == "True" else deleted,
         reason=status.get("reason"),
+        detail=status.get("message"),
         leaves_by=parse_time(metadata.get("deletionTimestamp")),
         index=_index(metadata),
         node=body.get("spec", {}).get("nodeName"),

@@ -343,6 +343,15 @@ def test_a_pod_that_no_scheduler_has_looked_at_is_not_called_scheduled() -> None
     assert condition_of(decision.status, ConditionType.SCHEDULED) is None
 
 
+def test_a_pod_that_its_node_turns_away_is_told_in_the_kubelets_words() -> None:
+    words = "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices nvidia.com/gpu"
+    pod: dict[str, Any] = {"exit_code": None, "started_at": None, "reason": "UnexpectedAdmissionError", "detail": words}
+    failure = decided(after_prepare(), failed(TRAIN, **pod)).status.failure
+    assert failure is not None
+    assert (failure.failure_class, failure.reason) == (FailureClass.INFRASTRUCTURE, "UnexpectedAdmissionError")
+    assert words in failure.message
+
+
 def test_memory_for_prepare_is_raised_where_prepare_gets_it() -> None:
     status = decided(None).status
     failure = decided(status, failed(PREPARE, exit_code=137, exit_reason="OOMKilled")).status.failure

@@ -84,6 +84,7 @@ SILENT = a_failed_pod(name="pod-1", index=1, exit_code=137)
         ([TOLD, replace(SILENT, exit_code=44)], FailureClass.GPU_OUT_OF_MEMORY, "NoMessage"),
         ([LOST, replace(SILENT, exit_reason="OOMKilled")], FailureClass.HOST_OUT_OF_MEMORY, "OOMKilled"),
         ([TOLD, replace(SILENT, reason="Evicted")], FailureClass.DISK_FULL, "Evicted"),
+        ([TOLD, replace(SILENT, exit_code=None, reason="NoGpu")], FailureClass.INFRASTRUCTURE, "NoGpu"),
         ([LOST, taken(SILENT)], FailureClass.PREEMPTED, "NodeLost"),
         ([LOST, replace(taken(SILENT), reason="Evicted")], FailureClass.PREEMPTED, "NodeLost"),
         ([dead(0, FailureClass.INFRASTRUCTURE, "RankDied"), taken(SILENT)], FailureClass.PREEMPTED, "NodeLost"),
