@@ -178,7 +178,7 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
             "Create that one, then this one again.",
         ),
         Reason.BASE_MODEL_FAILED: ReasonFacts(
-            "The Finetune that `model.finetuneRef` names has failed, was cancelled, or is this one itself.",
+            "The Finetune that `model.finetuneRef` names has failed, was cancelled, waits for this one, or is it.",
             "Name one that succeeds.",
         ),
         Reason.REMOTE_CODE_FORBIDDEN: ReasonFacts(

@@ -27,14 +27,13 @@ def awaited(run: Run) -> Step | None:
     if base is None or _goes_with_its_files(base):
         return _missing(run, ref.name)
     if base.metadata.uid == run.finetune.metadata.uid:
-        return steps.failed(
-            run, a_failure(FailureClass.INVALID_CONFIG, Reason.BASE_MODEL_FAILED, "model.finetuneRef names itself")
-        )
+        return _never(run, "model.finetuneRef names itself")
+    if _waits_for(base, run.finetune):
+        return _never(run, f"model.finetuneRef: Finetune {ref.name} waits for this one, so neither can begin")
     if is_true(base.status, ConditionType.SUCCEEDED) and base.status.artifact:
         return None
     if is_over(base.status):
-        message = f"model.finetuneRef: Finetune {ref.name} failed, so there is nothing to start from"
-        return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, Reason.BASE_MODEL_FAILED, message))
+        return _never(run, f"model.finetuneRef: Finetune {ref.name} failed, so there is nothing to start from")
     return steps.waiting(
         run, Reason.WAITING_FOR_BASE_MODEL, f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30)
     )
@@ -42,6 +41,15 @@ def awaited(run: Run) -> Step | None:
 
 def _goes_with_its_files(base: Finetune) -> bool:
     return bool(base.metadata.deletion_timestamp) and base.spec.output.deletion_policy is DeletionPolicy.DELETE
+
+
+def _waits_for(base: Finetune, finetune: Finetune) -> bool:
+    ref, resolved = base.spec.model.finetune_ref, base.status.resolved
+    return bool(ref and ref.name == finetune.metadata.name) and not (resolved and resolved.model_uri)
+
+
+def _never(run: Run, message: str) -> Step:
+    return steps.failed(run, a_failure(FailureClass.INVALID_CONFIG, Reason.BASE_MODEL_FAILED, message))
 
 
 def _missing(run: Run, name: str) -> Step:

@@ -82,6 +82,8 @@ def test_it_waits_and_then_starts_from_the_artifact() -> None:
         (None, 59, "WaitingForBaseModel"),
         (None, 60, "BaseModelNotFound"),
         (a_finetune(), 0, "BaseModelFailed"),
+        (a_base(model={"finetuneRef": {"name": "story"}}), 0, "BaseModelFailed"),
+        (a_base(model={"finetuneRef": {"name": "another"}}), 0, "WaitingForBaseModel"),
         (a_base(SUCCEEDED, True), 60, "Preparing"),
         (a_base(SUCCEEDED, True, output={"uri": "s3://out/a", "deletionPolicy": "Delete"}), 60, "BaseModelNotFound"),
     ],
