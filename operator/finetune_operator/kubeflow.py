@@ -5,7 +5,6 @@ it: whose it is follows from the token alone.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from math import isfinite
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from finetune_api.base import Model
 from finetune_api.names import Activity, Stage
 from finetune_api.run import ProgressReport
 from finetune_api.status import Metrics, Progress
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from finetune_operator.senders import Sender
 
@@ -40,7 +39,7 @@ class TrainerStatus(Model):
     progress_percentage: int | None = Field(default=None, ge=0, le=DONE)
     estimated_remaining_seconds: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     metrics: list[Reading] = Field(default_factory=list, max_length=MOST_METRICS)
-    last_updated_time: datetime
+    last_updated_time: AwareDatetime
     """By the pod's own clock: it only puts the reports of one pod in order."""
 
 

@@ -219,6 +219,8 @@ async def test_kubeflows_words_are_taken_in_their_order_and_the_last_ones_at_any
         desk.clock.now += 5
         assert await tell(9, 99, current_step="39") == 409
         assert await tell(11, 101) == 400
+        nowhen = {"lastUpdatedTime": "0001-01-01T00:00:00", "progressPercentage": 1, "metrics": []}
+        assert await desk.post({"trainerStatus": nowhen}, path=names.KUBEFLOW_PATH) == 400
         newest = desk.book.newest(UID)
         assert newest is not None
         assert newest.body.progress is not None
