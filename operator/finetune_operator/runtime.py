@@ -170,4 +170,6 @@ class Operator:
             except Refused as error:
                 wait = min(wait, RESYNC_RETRY_SECONDS)
                 log.warning("the resync failed: %s; again in %.0f s", error, wait)
+            except Exception:
+                log.exception("the resync failed: this is a bug in the operator; again in %.0f s", wait)
             await asyncio.sleep(wait)
