@@ -27,6 +27,10 @@ READING_NAME = re.compile(rf"-{Errand.RESULT}-(?P<stage>{'|'.join(READING_LETTER
 """How the names of these end: `errands.reading_name` makes them."""
 
 
+INDEX = re.compile(r"[0-9]{1,9}")
+"""What the Job controller writes of a pod: which of its Job it is."""
+
+
 class JobState(StrEnum):
     """Where a Job is. `FailureTarget` still counts as running: its pods are only about to go."""
 
@@ -320,7 +324,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
 def _index(metadata: Body) -> int:
     """Which pod of its Job it is; one whose annotation somebody has edited is taken for the first."""
     text = str(metadata.get("annotations", {}).get(names.NODE_RANK_ANNOTATION, 0))
-    return int(text) if text.isdecimal() else 0
+    return int(text) if INDEX.fullmatch(text) else 0
 
 
 def _waiting(scheduled: Body, waiting: Body) -> str | None:

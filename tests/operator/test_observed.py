@@ -25,9 +25,10 @@ def test_a_job_whose_labels_were_edited_is_still_the_attempt_that_it_was(stage: 
     assert (job.stage, job.attempt) == (stage, 12)
 
 
-def test_a_pod_whose_index_was_edited_stops_no_pass() -> None:
+@pytest.mark.parametrize("index", ["first", "9" * 5000])
+def test_a_pod_whose_index_was_edited_stops_no_pass(index: str) -> None:
     job = a_job("story-9f3c2a10-train-1")
-    pod = a_job("pod", annotations={names.NODE_RANK_ANNOTATION: "first"})
+    pod = a_job("pod", annotations={names.NODE_RANK_ANNOTATION: index})
     pod["metadata"]["ownerReferences"] = [{"uid": job["metadata"]["uid"], "controller": True}]
     (seen,) = observed_children([job], [pod], UID).jobs
     assert [pod.index for pod in seen.pods] == [0]
