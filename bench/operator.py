@@ -68,13 +68,13 @@ class Size:
     rounds: int = 5
     lives: int = 200
     idle: int = 1000
-    idle_seconds: int = 120
+    idle_seconds: int = 70
     present: int = 5000
     running: int = 500
     reporting_seconds: int = 60
     others: int = 100
     changes_a_second: int = 50
-    soak_seconds: int = 180
+    soak_seconds: int = 120
 
 
 QUICK = Size(100, 1, 20, 100, 65, 500, 50, 20, 30, 50, 30)
@@ -432,6 +432,15 @@ def page(lines: list[Line], facts: dict[str, object]) -> str:
     return "\n".join([*head, *rows, ""])
 
 
+def write(lines: list[Line], ratio: float) -> None:
+    """`results/operator-<machine>.json` and `.md`, with the loads so far."""
+    facts = machine()
+    path = RESULTS / f"operator-{machine_words(facts)}.json"
+    record = {"machine": facts, "ratio": round(ratio, 3), "lines": [vars(line) for line in lines]}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(page(lines, facts), encoding="utf-8")
+
+
 def main() -> int:
     """Every load in turn; the table, then the ratio."""
     parser = argparse.ArgumentParser(prog="python -m bench.operator", description=__doc__)
@@ -441,21 +450,20 @@ def main() -> int:
     lines, ratio = created_at_once(size)
     more, status = requests_of_a_life(size)
     lines += more
+    print(f"{lines[-1].load}: {lines[-1].measured}", flush=True)
     for load in (
         lambda: over_and_cold(size, status),
         lambda: with_operator(reported, size),
         lambda: with_operator(neighbours, size),
         lambda: with_operator(soak, size),
     ):
-        print(f"{lines[-1].load}: {lines[-1].measured}", flush=True)
-        lines += load()
-    facts = machine()
-    print(page(lines, facts))
-    if not asked.quick:
-        path = RESULTS / f"operator-{machine_words(facts)}.json"
-        record = {"machine": facts, "ratio": round(ratio, 3), "lines": [vars(line) for line in lines]}
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(page(lines, facts), encoding="utf-8")
+        more = load()
+        lines += more
+        for line in more:
+            print(f"{line.load}: {line.measured}", flush=True)
+        if not asked.quick:
+            write(lines, ratio)
+    print(page(lines, machine()))
     print(f"{ratio:.2f} x")
     return 0 if all(line.holds for line in lines) else 1
 
