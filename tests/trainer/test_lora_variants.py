@@ -162,3 +162,12 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
     with pytest.raises(RunError, match="missing 'base_model") as caught:
         continue_adapter(a_decoder(), tmp_path, None)
     assert caught.value.reason == "AdapterInvalid"
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_that_was_cut_is_refused(name: str, tmp_path: Path) -> None:
+    write_adapter(a_tuned_model(), tmp_path, "base", None)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-10])
+    with pytest.raises(RunError) as caught:
+        continue_adapter(a_decoder(), tmp_path, None)
+    assert caught.value.reason == "AdapterInvalid"

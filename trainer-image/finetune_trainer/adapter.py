@@ -9,6 +9,7 @@ from finetune_api.names import FailureClass
 from finetune_api.training import Lora
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from pydantic.alias_generators import to_camel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -54,7 +55,7 @@ def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -
     tuned = adapter_without_weights(model, folder, asked)
     try:
         found = set_peft_model_state_dict(tuned, load_file(folder / ADAPTER_WEIGHTS_FILE))
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, SafetensorError) as error:
         raise _misfit(str(error)) from error
     missing = {name for name, parameter in tuned.named_parameters() if parameter.requires_grad} & {*found.missing_keys}
     if missing or found.unexpected_keys:
@@ -64,7 +65,7 @@ def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -
 
 def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:
     """As `continue_adapter`, but for the adapter's weights: its shape alone, also for a model on the meta device."""
-    config = LoraConfig.from_pretrained(str(folder))
+    config = _stored_config(folder)
     _check_same(model, config, asked)
     config.inference_mode, config.base_model_name_or_path = False, None
     return _attached(model, config)
@@ -72,7 +73,14 @@ def adapter_without_weights(model: PreTrainedModel, folder: Path, asked: Lora | 
 
 def uses_dora(asked: Lora | None, folder: Path | None) -> bool:
     """Whether the adapter to train is a DoRA one: that of the folder, where there is one, else the one asked for."""
-    return bool(LoraConfig.from_pretrained(str(folder)).use_dora) if folder else (asked or Lora()).dora
+    return bool(_stored_config(folder).use_dora) if folder else (asked or Lora()).dora
+
+
+def _stored_config(folder: Path) -> LoraConfig:
+    try:
+        return LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise _misfit(f"adapter_config.json cannot be read: {error}") from error
 
 
 def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

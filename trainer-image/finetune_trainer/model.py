@@ -4,19 +4,20 @@ import json
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from finetune_api.names import FailureClass
 from finetune_api.resource import TrainingSpec
 from finetune_api.training import Lora, Method, MethodType, Quantization
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from finetune_trainer.adapter import adapter_without_weights, attach_adapter, continue_adapter, uses_dora
 from finetune_trainer.batch import Packing
 from finetune_trainer.compute import Compute
-from finetune_trainer.errors import RunError, not_finite
+from finetune_trainer.errors import RunError, not_finite, quoted
 from finetune_trainer.model_config import check_own_code, read_config
 from finetune_trainer.probe import UNPACKED, find_packing
 from finetune_trainer.quantization import (
@@ -128,20 +129,48 @@ def load_model(
 def load_base(
     folder: Path, quantization: Quantization, dtype: torch.dtype, device: torch.device, trusted: bool = False
 ) -> PreTrainedModel:
-    """The weights of a folder on the device."""
+    """The weights of a folder on the device.
+
+    Raises RunError (InvalidConfig, ModelInvalid) where they are not whole: transformers fills gaps with random numbers.
+    """
     if quantization is not Quantization.NONE:
         check_device(quantization, device)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        device_map={"": device},
-        quantization_config=quantization_config(quantization, dtype),
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=trusted,
-    )
+    model: PreTrainedModel
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization_config(quantization, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trusted,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise _not_whole(f"cannot be read: {error}") from error
+    _check_whole(model, found)
     keep_as_stored(model)
     return model
+
+
+def _check_whole(model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Raise RunError where a parameter was not in the files, by what transformers `found`, or in another shape."""
+    missing = sorted({name for name, _ in model.named_parameters()} & {*found["missing_keys"]})
+    if missing:
+        raise _not_whole(f"lack {quoted(missing, most=3)}")
+    if found["mismatched_keys"]:
+        name, stored, wanted = min(found["mismatched_keys"])
+        raise _not_whole(f"hold {name} as {list(stored)}, and config.json wants {list(wanted)}")
+
+
+def _not_whole(what: str) -> RunError:
+    message, remedy = (
+        f"the weights of the model {what}",
+        "Upload the model again, with the config.json it was saved with.",
+    )
+    return RunError(FailureClass.INVALID_CONFIG, "ModelInvalid", message, remedy)
 
 
 def trained_count(model: Model) -> int:
