@@ -125,6 +125,21 @@ def test_a_row_without_reference_is_answered_and_not_measured(
     assert (code, out.splitlines()[-1]) == (Exit.OK, "1 rows; 1 of them generated; 1 more without a reference")
 
 
+@pytest.mark.parametrize("number", [("--rows", "-3"), ("--rows", "2.5")])
+def test_a_number_that_is_none_ends_the_command_before_anything_is_loaded(
+    number: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--artifact", "/nowhere", "--dataset", "rows.jsonl", *number])
+    assert f"{number[1]} is no whole number from 0 to 4294967295" in capsys.readouterr().err
+
+
+def test_an_artifact_may_lie_in_a_folder_of_any_name(story: Story, run: Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(story.artifact, tmp_path / "Größe 2")
+    code, out, _ = run(None, "--artifact", folder, "--max-new-tokens", 1, "--cpu", "a=")
+    assert (code, len(out.strip()) <= 1) == (Exit.OK, True)
+
+
 def test_other_metrics_and_fewer_rows_can_be_asked_for(story: Story, run: Run) -> None:
     test = story.artifact.parents[2] / "test.jsonl"
     arguments = ("--dataset", test, "--metrics", "accuracy,macroF1", "--rows", 2, "--cpu")

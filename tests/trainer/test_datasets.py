@@ -182,3 +182,9 @@ def test_what_the_hub_does_not_have_is_told(hub: FakeHub, tmp_path: Path, uri: s
     assert (caught.value.failure_class, caught.value.reason) == ("InvalidData", reason)
     assert words in caught.value.message
     assert "datasets[].uri" in caught.value.remedy
+
+
+def test_a_dataset_of_the_hub_needs_owner_and_name(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="hf://OWNER/NAME") as caught:
+        fetch_hub(Dataset(name="faq", uri="hf://alone"), None, tmp_path, None)
+    assert caught.value.reason == "DatasetNotFound"

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 
 COMMANDS = ("generate", "evaluate")
 
+MOST = 2**32 - 1
+"""Largest number that the commands take, as of `hyperparameters.seed`."""
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """The arguments of both."""
     speak = commands.add_parser("generate", help="continue texts, or the prompts of a dataset, with an artifact")
     speak.add_argument("texts", nargs="*", metavar="TEXT", help="whole prompts; without any, one a line from stdin")
     speak.add_argument("--dataset", metavar="FILE", help="continue the prompts of its rows instead")
-    speak.add_argument("--max-new-tokens", type=_count, metavar="N", help="most tokens (default: as in the run)")
-    speak.add_argument("--seed", type=int, metavar="N", help="of sampling (default: the run's)")
+    speak.add_argument("--max-new-tokens", type=_whole(1), metavar="N", help="most tokens (default: as in the run)")
+    speak.add_argument("--seed", type=_whole(0), metavar="N", help="of sampling (default: the run's)")
     judge = commands.add_parser("evaluate", help="measure an artifact on the rows of a dataset")
     judge.add_argument("--dataset", metavar="FILE", required=True, help="rows with their references")
     judge.add_argument("--metrics", metavar="NAME,…", help=f"of {', '.join(Metric)} (default: the run's)")
-    judge.add_argument("--rows", type=int, metavar="N", help="rows to generate, 0 = all (default: as in the run)")
+    judge.add_argument("--rows", type=_whole(0), metavar="N", help="rows to generate, 0 = all (default: as in the run)")
     for command in (speak, judge):
         command.add_argument("--artifact", required=True, metavar="URI", help="s3:// or file:// URI, or a folder")
         command.add_argument("--as", dest="like", metavar="NAME", help="read the file as this dataset of the run")
@@ -133,7 +136,12 @@ def _print_numbers(parsed: argparse.Namespace, speaker: "Speaker", metrics: list
     print(f"{found.rows} rows; {found.generated_rows} of them generated{left_out}")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
-    return int(text)
+def _whole(least: int) -> Callable[[str], int]:
+    """Reads a whole number from `least` to the largest seed."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= MOST:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} to {MOST}")
+        return int(text)
+
+    return number

@@ -133,9 +133,18 @@ def fetch_hub(
     dataset: Dataset, credentials: SecretFolder | None, target: Path, known: str | None, endpoint: str | None = None
 ) -> DataSource:
     """Files of the commit that is `known`, else of the revision as it is now."""
-    owner, name, *inner = dataset.uri.removeprefix("hf://").split("/", 2)
-    repository = HubRepository(f"{owner}/{name}", known or dataset.revision, credentials, endpoint, DATASET)
-    return _take(dataset, HubFiles(repository), "".join(inner), target)
+    repository_id, inner = _hub_place(dataset)
+    repository = HubRepository(repository_id, known or dataset.revision, credentials, endpoint, DATASET)
+    return _take(dataset, HubFiles(repository), inner, target)
+
+
+def _hub_place(dataset: Dataset) -> tuple[str, str]:
+    """`OWNER/NAME` and the path in it. Raises RunError (InvalidData) where one of the two is missing."""
+    owner, _, rest = dataset.uri.removeprefix("hf://").partition("/")
+    name, _, inner = rest.partition("/")
+    if not (owner and name):
+        raise _no_dataset(f"dataset '{dataset.name}', {dataset.uri}: a dataset of the hub is hf://OWNER/NAME")
+    return f"{owner}/{name}", inner
 
 
 def _take(dataset: Dataset, files: Files, path: str, target: Path) -> DataSource:

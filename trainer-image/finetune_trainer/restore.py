@@ -110,7 +110,7 @@ def _order(store: Store, lock: dict[str, Any], reach: Reach) -> RunSpec:
     return RunSpec(
         identity=identity,
         training=training.model_copy(update={"model": model}),
-        output_uri=store.uri,
+        output_uri="",  # Nothing is written; and an artifact's own folder may have any name.
         storage=reach.storage,
         model_credentials=reach.hub,
         scratch_directory=str(reach.scratch),
