@@ -36,7 +36,7 @@ operator that adds one is to change these numbers."""
 AT_ONCE = 16
 """Scenes that are played at the same time; most of them wait until the Lease of a dead operator has run out."""
 
-BAR_SECONDS = 60
+BAR_SECONDS = 90
 """How long after the end of its fault a run may take to its own end."""
 
 SPEC: dict[str, Any] = {"output": {"uri": "s3://out/models", "deletionPolicy": "Delete"}}
