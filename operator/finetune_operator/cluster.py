@@ -476,10 +476,10 @@ class Cluster:
         self,
         method: str,
         path: str,
-        query: list[tuple[str, str]] | None = None,
-        body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
-        accept: str = "application/json",
+        query: list[tuple[str, str]] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        accept: str,
     ) -> dict[str, Any]:
         """One try of a request."""
         self._leave_alone(path)
