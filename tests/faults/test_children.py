@@ -107,7 +107,10 @@ async def let_go(scene: Scene) -> None:
     await scene.world.kubelet.play(scene.namespace, {})
 
 
-async def raise_deadline(scene: Scene) -> None:
+async def change_deadline(scene: Scene) -> None:
+    """Lowered once training waits: prepare, whose pod may be slow to start here, has the usual time."""
+    await until(lambda: "train, attempt 1, is waiting to start: " in scene.message, 60)
+    await scene.patch("finetunes", STORY, {"spec": {"pendingDeadlineSeconds": 2}})
     await scene.comes_to("Suspended")
     scene.notes.append(str(scene.status["failure"]["message"]))
     await scene.patch("finetunes", STORY, {"spec": {"pendingDeadlineSeconds": 600}})
@@ -137,7 +140,6 @@ class Case:
     deed: Deed = nothing
     foreign: str = ""
     """Kind of an object of somebody else that has the name of our first one."""
-    spec: dict[str, Any] = field(default_factory=dict)
     phase: str = "Succeeded"
     jobs: tuple[str, ...] = ("prepare-1", "train-1", "train-2")
     status: dict[str, Any] = field(default_factory=dict)
@@ -152,12 +154,10 @@ CASES: dict[str, Case] = {
     "exit-43": Case({FIRST: Ending("", 43, "Error")}, status={"retries": 1, "restarts": 0}),
     "exit-143": Case({FIRST: Ending("", 143, "Error")}, status={"retries": 0, "restarts": 1}),
     "unschedulable": Case(
-        {FIRST: Ending(condition={"reason": "Unschedulable", "message": NO_NODE})},
-        raise_deadline, spec={"pendingDeadlineSeconds": 2}, words=NO_NODE,
+        {FIRST: Ending(condition={"reason": "Unschedulable", "message": NO_NODE})}, change_deadline, words=NO_NODE
     ),
     "no-image": Case(
-        {FIRST: Ending(waiting={"reason": "ImagePullBackOff", "message": NO_IMAGE})},
-        raise_deadline, spec={"pendingDeadlineSeconds": 2}, words=NO_IMAGE,
+        {FIRST: Ending(waiting={"reason": "ImagePullBackOff", "message": NO_IMAGE})}, change_deadline, words=NO_IMAGE
     ),
     "job-deleted": Case(STAYS, delete_train_job, status={"retries": 0, "restarts": 1}),
     "run-file-deleted": Case(STAYS, delete_run_file, jobs=("prepare-1", "train-1")),
@@ -199,7 +199,7 @@ async def _set_up(world: World, name: str, case: Case) -> Scene:
     await world.api.make(scene.path("serviceaccounts"), {"metadata": {"name": "default"}})
     world.proxy.plans[scene.namespace] = scene.plan
     world.kubelet.scripts[scene.namespace] = case.script
-    made = await world.api.make(scene.path("finetunes"), a_body(STORY, scene.namespace, **case.spec))
+    made = await world.api.make(scene.path("finetunes"), a_body(STORY, scene.namespace))
     scene.uid = made["metadata"]["uid"]
     if case.foreign:
         body: dict[str, Any] = {"metadata": {"name": scene.child("prepare-1")}}
