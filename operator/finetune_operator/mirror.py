@@ -1,6 +1,7 @@
 """What the API server has told of Finetunes, Jobs and pods: enough for a pass that changes nothing of weight.
 
-A mirror may lag behind. Whoever is about to create or to delete, or to conclude that an attempt has ended, reads live.
+A mirror may lag behind. Whoever is about to create or to delete, or to conclude that an attempt has ended, reads live,
+but for the first start of a run: before that there is nothing to be read.
 """
 
 import asyncio

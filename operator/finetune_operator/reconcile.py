@@ -1,7 +1,7 @@
 """One pass over one Finetune: observe, decide, write the status once, act. The story of the operator."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_api.names import CLEANUP_FINALIZER, Stage, StageState
@@ -21,12 +21,14 @@ from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
 from finetune_operator.turns import turns
-from finetune_operator.verdict import Turn, is_over
+from finetune_operator.verdict import Attempt, Turn, is_over
 
 log = logging.getLogger(__name__)
 
 REFUSAL_WAIT = timedelta(seconds=15)
 """Wait before an object is created again that the API server has refused, say for a quota."""
+
+FIRST_ATTEMPT = Attempt(Stage.PREPARE, 1)
 
 
 async def reconcile(
@@ -35,25 +37,36 @@ async def reconcile(
     """Bring one Finetune one step further; returns when to look again although nothing happens.
 
     What the watches have told is enough for most passes, which cost no request, or the write of a status. Whatever
-    creates, deletes or ends something is decided from what is read then and there.
+    deletes or ends something, or comes after something else, is decided from what is read then and there.
 
     Safe to run twice: child names follow from the Finetune, so a repeated create finds its own child. The status is
     written before a Job is created, and carries the resourceVersion it was decided from: a pass that saw an old object
     creates nothing. Raises ClusterUnreachable and Conflict; the next pass finishes the work.
     """
     now = datetime.now(UTC).replace(microsecond=0)
-    glance = await glance_at(key, cluster, mirror, reports, settings, now)
-    if glance is None:
-        return await look_closely(key, cluster, mirror, reports, settings, now)
-    finetune, decision = glance
-    if decision.status != finetune.status:
-        await write(finetune, decision.status, cluster, mirror, now)
-    return decision.check_again
+    view = await glance_at(key, cluster, mirror, reports, settings, now)
+    if view is None:
+        finetune = await mirror.refreshed(key, cluster)
+        if finetune is None:
+            return None  # Deleted. Owner references collect the children.
+        if finetune.metadata.deletion_timestamp:
+            return await take_leave(finetune, cluster, settings)
+        view = await look_closely(finetune, cluster, reports, settings, now)
+    return await carry_out(view, cluster, mirror, settings, now)
+
+
+@dataclass(frozen=True)
+class View:
+    """A Finetune, what was seen beside it, and what to do."""
+
+    finetune: Finetune
+    observed: Observed
+    decision: Decision
 
 
 async def glance_at(
     key: Key, cluster: Cluster, mirror: Mirror, reports: ReportBook, settings: Settings, now: datetime
-) -> tuple[Finetune, Decision] | None:
+) -> View | None:
     """What to do by what the watches have told; None where that is not enough."""
     finetune = mirror.finetune(key)
     if finetune is None or finetune.metadata.deletion_timestamp:
@@ -61,10 +74,18 @@ async def glance_at(
     children = mirror.children(finetune)
     if children is None:
         return None
-    decision = decide(finetune, await observe(finetune, children, cluster, reports), settings, now)
+    observed = await observe(finetune, children, cluster, reports)
+    decision = decide(finetune, observed, settings, now)
     lost = children.overdue_pods(now - timedelta(seconds=settings.node_loss_seconds))
     is_grave = decision.acts or lost or ended(decision.status) != ended(finetune.status)
-    return None if is_grave else (finetune, decision)
+    is_enough = is_beginning(finetune, decision) or not is_grave
+    return View(finetune, observed, decision) if is_enough else None
+
+
+def is_beginning(finetune: Finetune, decision: Decision) -> bool:
+    """True for the very first start of a run: where its status tells of no stage, there is nothing to be read."""
+    only_starts = replace(decision, start=None).acts is False
+    return only_starts and decision.start == FIRST_ATTEMPT and not finetune.status.stages
 
 
 def ended(status: FinetuneStatus) -> tuple[bool, set[tuple[Stage, int, bool]]]:
@@ -74,46 +95,69 @@ def ended(status: FinetuneStatus) -> tuple[bool, set[tuple[Stage, int, bool]]]:
 
 
 async def look_closely(
-    key: Key, cluster: Cluster, mirror: Mirror, reports: ReportBook, settings: Settings, now: datetime
-) -> timedelta | None:
-    """A pass over what is read now, which may create and delete."""
-    finetune = await mirror.refreshed(key, cluster)
-    if finetune is None:
-        return None  # Deleted. Owner references collect the children.
-    if finetune.metadata.deletion_timestamp:
-        return await take_leave(finetune, cluster, settings)
+    finetune: Finetune, cluster: Cluster, reports: ReportBook, settings: Settings, now: datetime
+) -> View:
+    """What to do by what is read now."""
     children = await cluster.list_children(finetune) if is_watched(finetune) else Observed()
     observed = await observe(finetune, children, cluster, reports)
-    decision = decide(finetune, observed, settings, now)
-    decided = await write(finetune, decision.status, cluster, mirror, now)
-    await remove_lost_pods(decided, observed, cluster, settings, now)
+    return View(finetune, observed, decide(finetune, observed, settings, now))
+
+
+async def carry_out(
+    view: View, cluster: Cluster, mirror: Mirror, settings: Settings, now: datetime
+) -> timedelta | None:
+    """Write the status, then delete, change and create what was decided; returns when to look again."""
+    decision, namespace = view.decision, view.finetune.metadata.namespace
+    decided = await write(view.finetune, decision.status, cluster, mirror, now)
+    await remove_lost_pods(decided, view.observed, cluster, settings, now)
     for job in decision.stop:
-        await cluster.delete_job(key.namespace, job)
+        await cluster.delete_job(namespace, job)
     for job in decision.relabel:
-        await cluster.label_job(key.namespace, job, queue_labels(finetune.spec.queue))
+        await cluster.label_job(namespace, job, queue_labels(decided.spec.queue))
+    wait = None
     if decision.remove:
         await cluster.delete_finetune(decided)
-        return None
-    if decision.start is not None:
-        if needs_finalizer(decided):
-            finalizers = [*decided.metadata.finalizers, CLEANUP_FINALIZER]
-            decided = await cluster.set_finalizers(decided, finalizers)
-        try:
-            gpu = gpus.size_of(decided, observed, settings) if decision.start.stage is Stage.PREPARE else None
-            for manifest in attempt_manifests(decided, decision.start.stage, decision.start.number, settings, gpu):
-                mirror.made(await cluster.create(manifest))
-        except Refused as refusal:
-            log.warning("%s/%s: %s", *key, refusal)
-            told = refused(decided, decision.start, str(refusal), for_good=isinstance(refusal, Invalid), now=now)
-            await write(decided, told, cluster, mirror, now)
-            return REFUSAL_WAIT
-    if decision.read is not None:
-        try:
-            mirror.made(await cluster.create(reading_job(decided, decision.read, settings)))
-        except Refused as refusal:
-            await tell(decided, [Turn(True, Reason.REFUSED, str(refusal))], cluster, now)
-            return REFUSAL_WAIT
-    return decision.check_again
+    elif decision.start is not None:
+        wait = await start(decided, decision.start, view.observed, cluster, mirror, settings, now)
+    elif decision.read is not None:
+        wait = await read(decided, decision.read, cluster, mirror, settings, now)
+    return wait or decision.check_again
+
+
+async def start(
+    finetune: Finetune,
+    attempt: Attempt,
+    observed: Observed,
+    cluster: Cluster,
+    mirror: Mirror,
+    settings: Settings,
+    now: datetime,
+) -> timedelta | None:
+    """Create the objects of an attempt; the status tells of a refusal."""
+    if needs_finalizer(finetune):
+        finetune = await cluster.set_finalizers(finetune, [*finetune.metadata.finalizers, CLEANUP_FINALIZER])
+    gpu = gpus.size_of(finetune, observed, settings) if attempt.stage is Stage.PREPARE else None
+    try:
+        for manifest in attempt_manifests(finetune, attempt.stage, attempt.number, settings, gpu):
+            mirror.made(await cluster.create(manifest))
+    except Refused as refusal:
+        log.warning("%s/%s: %s", finetune.metadata.namespace, finetune.metadata.name, refusal)
+        told = refused(finetune, attempt, str(refusal), for_good=isinstance(refusal, Invalid), now=now)
+        await write(finetune, told, cluster, mirror, now)
+        return REFUSAL_WAIT
+    return None
+
+
+async def read(
+    finetune: Finetune, attempt: Attempt, cluster: Cluster, mirror: Mirror, settings: Settings, now: datetime
+) -> timedelta | None:
+    """Create the Job that reads what an attempt came to."""
+    try:
+        mirror.made(await cluster.create(reading_job(finetune, attempt, settings)))
+    except Refused as refusal:
+        await tell(finetune, [Turn(True, Reason.REFUSED, str(refusal))], cluster, now)
+        return REFUSAL_WAIT
+    return None
 
 
 async def write(

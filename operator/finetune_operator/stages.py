@@ -53,10 +53,12 @@ def not_asked_for(status: FinetuneStatus, stage: Stage) -> FinetuneStatus:
 
 
 def starting(status: FinetuneStatus, stage: Stage, attempt: int) -> tuple[Reason, str]:
-    """Reason and message while an attempt is being started: what stood in the way so far, if anything did."""
+    """Reason and message while an attempt is being started: what stood in the way so far, if anything did.
+
+    Without that it is told as one that waits for its pod: it soon does, and the status need not be written twice.
+    """
     entry = find(status, stage)
-    words = f"starting {stage}, attempt {attempt}"
-    return (Reason.REFUSED, f"{words}: {entry.message}") if entry and entry.message else (WORD[stage], words)
+    return Reason.REFUSED if entry and entry.message else WORD[stage], _sentence(entry, stage, attempt)
 
 
 def observe(status: FinetuneStatus, job: Job, generation: int, now: datetime) -> FinetuneStatus:
@@ -181,9 +183,12 @@ def _seconds_between(since: datetime, until: datetime) -> int:
 
 def sentence(status: FinetuneStatus, job: Job) -> str:
     """What the run is doing, for the message of its conditions."""
-    entry = find(status, job.stage)
-    state = entry.state if entry else StageState.PENDING
-    words = f"{job.stage}, attempt {job.attempt}, is {'running' if state is StageState.RUNNING else 'waiting to start'}"
+    return _sentence(find(status, job.stage), job.stage, job.attempt)
+
+
+def _sentence(entry: StageStatus | None, stage: Stage, attempt: int) -> str:
+    is_running = entry is not None and entry.state is StageState.RUNNING
+    words = f"{stage}, attempt {attempt}, is {'running' if is_running else 'waiting to start'}"
     return f"{words}: {entry.message}" if entry and entry.message else words
 
 

@@ -107,12 +107,9 @@ class Kubelet:
 
 
 def _told(status: dict[str, Any], stage: str, number: int) -> str | None:
-    """What the status says of the attempt's pod, once it says that there is one."""
-    entries = [entry for entry in status.get("stages", []) if (entry["name"], entry["attempt"]) == (stage, number)]
-    ready = [condition for condition in status.get("conditions", []) if condition["type"] == "Reconciling"]
-    if not entries or not ready or "starting" in ready[0]["message"]:
-        return None
-    return str(entries[0]["state"])
+    """What the status says of the attempt."""
+    entries = (entry for entry in status.get("stages", []) if (entry["name"], entry["attempt"]) == (stage, number))
+    return next((str(entry["state"]) for entry in entries), None)
 
 
 def started() -> dict[str, Any]:
