@@ -35,6 +35,14 @@ METHODS: dict[str, dict[str, Any]] = {
 TEMPLATES = {"promptTemplate": "<<prompt>> -> ", "completionTemplate": "<<completion>>"}
 CPU = Compute(torch.device("cpu"), torch.float32)
 
+TOKENIZER_CODE = """
+from transformers import PreTrainedTokenizerFast
+
+
+class Own(PreTrainedTokenizerFast):
+    pass
+"""
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -192,12 +200,17 @@ def test_an_adapter_and_its_base_in_s3_are_restored_with_keys_of_a_folder(
 
 @pytest.mark.parametrize("story", ["full"], indirect=True)
 def test_code_that_came_with_a_model_runs_only_where_the_caller_says_so_too(
-    story: Story, tmp_path: Path, run: Run
+    story: Story, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(story.artifact, tmp_path, dirs_exist_ok=True)
     lock = json.loads((tmp_path / LOCK_FILE).read_text())
     lock["training"]["model"]["trustRemoteCode"] = True
     (tmp_path / LOCK_FILE).write_text(json.dumps(lock))
+    (tmp_path / "tokenization_own.py").write_text(TOKENIZER_CODE)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokenization_own.Own"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | own))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     code, _, log = run(None, "--artifact", tmp_path, "--cpu", "a")
     assert (code, "RemoteCodeForbidden" in log, "--trust-remote-code" in log) == (Exit.USER_ERROR, True, True)
     assert run(None, "--artifact", tmp_path, "--cpu", "--trust-remote-code", "a")[0] == Exit.OK
@@ -221,6 +234,15 @@ def test_an_adapter_on_another_base_than_its_own_is_refused(story: Story, tmp_pa
     (tmp_path / LOCK_FILE).write_text(json.dumps(lock | {"base": lock["base"] | {"revision": "sha256:other"}}))
     code, _, log = run(None, "--artifact", tmp_path, "--cpu", "a")
     assert (code, "ModelChanged" in log, "sha256:other" in log) == (Exit.USER_ERROR, True, True)
+
+
+@pytest.mark.parametrize("story", ["nf4"], indirect=True)
+def test_an_adapter_that_was_cut_short_is_told(story: Story, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(story.artifact, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    code, _, log = run(None, "--artifact", tmp_path, "--cpu", "a")
+    assert (code, "AdapterInvalid" in log, "Traceback" in log) == (Exit.USER_ERROR, True, False)
 
 
 MISTAKES: dict[str, tuple[list[str], str, int]] = {

@@ -26,9 +26,13 @@ def lacking(name: str) -> Callable[[Path], None]:
     return change
 
 
-def of_another_shape(path: Path) -> None:
+def of_another_shape(*shape: int) -> Callable[[Path], None]:
     """One tensor is that of another model."""
-    save_file(load_file(path) | {UP: torch.zeros(3, 5)}, path, metadata={"format": "pt"})
+
+    def change(path: Path) -> None:
+        save_file(load_file(path) | {UP: torch.zeros(shape)}, path, metadata={"format": "pt"})
+
+    return change
 
 
 def cut(path: Path) -> None:
@@ -41,7 +45,10 @@ def cut(path: Path) -> None:
     [
         (lacking(UP), "none", f"lack '{UP}'"),
         (lacking("lm_head.weight"), "nf4", "lack 'lm_head.weight'"),
-        (of_another_shape, "none", f"hold {UP} as [3, 5], and config.json wants [64, 32]"),
+        (of_another_shape(3, 5), "none", f"hold {UP} as [3, 5], and config.json wants [64, 32]"),
+        (of_another_shape(32, 64), "nf4", f"hold {UP} as [32, 64], and config.json wants [64, 32]"),
+        (of_another_shape(63, 32), "int8", f"hold {UP} as [63, 32], and config.json wants [64, 32]"),
+        (of_another_shape(64 * 32), "int8", "hold tensors of another shape"),
         (cut, "none", "cannot be read"),
     ],
 )

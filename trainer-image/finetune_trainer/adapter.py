@@ -160,6 +160,6 @@ def _shown(value: float | list[str]) -> str:
 
 
 def _misfit(why: str) -> RunError:
-    message = f"the weights of the adapter to train further do not fit its config and this base: {why}"
-    remedy = "Start from an artifact as it was published, on the base that its lock file names."
+    message = f"the adapter's weights do not fit its config and this base: {why}"
+    remedy = "Use an artifact as it was published, on the base that its lock file names."
     return RunError(FailureClass.INVALID_CONFIG, "AdapterInvalid", message, remedy)

@@ -32,6 +32,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "*.model",
     "*.tiktoken",
+    "tokenization_*.py",  # There only where model.trustRemoteCode has brought it.
 )
 """What tokenizers of any family are made of; copied byte for byte, so that ids stay ids."""
 

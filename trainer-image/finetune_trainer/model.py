@@ -26,10 +26,14 @@ from finetune_trainer.quantization import (
     check_model,
     keep_as_stored,
     quantised_away,
+    quantised_shapes,
     quantization_config,
 )
 from finetune_trainer.saved_modules import check_not_quantised
 from finetune_trainer.targets import resolve_targets
+
+CONVERSION_WORDS = "automatic conversion of the weights"
+"""How transformers tells of whatever goes wrong while it quantises or fuses weights as it reads them."""
 
 Model: TypeAlias = PreTrainedModel | PeftModel
 """A whole model, or one with an adapter."""
@@ -131,7 +135,8 @@ def load_base(
 ) -> PreTrainedModel:
     """The weights of a folder on the device.
 
-    Raises RunError (InvalidConfig, ModelInvalid) where they are not whole: transformers fills gaps with random numbers.
+    Raises RunError (InvalidConfig, ModelInvalid) where they are not whole: transformers fills gaps with random numbers,
+    and quantises what has another shape.
     """
     if quantization is not Quantization.NONE:
         check_device(quantization, device)
@@ -150,6 +155,10 @@ def load_base(
         )
     except SafetensorError as error:
         raise _not_whole(f"cannot be read: {error}") from error
+    except RuntimeError as error:
+        if CONVERSION_WORDS not in str(error):
+            raise
+        raise _not_converted(device) from error
     _check_whole(model, found)
     keep_as_stored(model)
     return model
@@ -160,9 +169,18 @@ def _check_whole(model: PreTrainedModel, found: dict[str, Any]) -> None:
     missing = sorted({name for name, _ in model.named_parameters()} & {*found["missing_keys"]})
     if missing:
         raise _not_whole(f"lack {quoted(missing, most=3)}")
-    if found["mismatched_keys"]:
-        name, stored, wanted = min(found["mismatched_keys"])
+    mismatched = found["mismatched_keys"] | {each for each in quantised_shapes(model) if each[1] != each[2]}
+    if mismatched:
+        name, stored, wanted = min(mismatched)
         raise _not_whole(f"hold {name} as {list(stored)}, and config.json wants {list(wanted)}")
+
+
+def _not_converted(device: torch.device) -> RunError:
+    """Memory that runs out meanwhile is told in the same words, so the allocator is asked."""
+    if device.type == "cuda" and torch.cuda.memory_stats(device)["num_ooms"]:
+        message = "the GPU has no memory left while the weights of the model are read"
+        return RunError(FailureClass.GPU_OUT_OF_MEMORY, "GpuOutOfMemory", message)
+    return _not_whole("hold tensors of another shape than config.json wants")
 
 
 def _not_whole(what: str) -> RunError:
@@ -253,7 +271,7 @@ def _without_weights(base: PreTrainedModel, method: Method, adapter: Path | None
 
 def _with_method(base: PreTrainedModel, method: Method, seed: int, adapter: Path | None) -> Model:
     if method.type is MethodType.FULL:
-        model = base if adapter is None else merge(PeftModel.from_pretrained(base, str(adapter)))
+        model = base if adapter is None else merge(continue_adapter(base, adapter, asked=None))
         return model.requires_grad_(True)
     if adapter is not None:
         return continue_adapter(base, adapter, method.lora)

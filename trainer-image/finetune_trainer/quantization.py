@@ -1,5 +1,7 @@
 """The frozen base in 8 or 4 bits: how it is stored, and whether this device and this model can do it."""
 
+from collections.abc import Iterator
+
 import torch
 from finetune_api.names import FailureClass
 from finetune_api.training import Quantization
@@ -92,6 +94,15 @@ def keep_as_stored(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def quantised_shapes(model: PreTrainedModel) -> Iterator[tuple[str, torch.Size, torch.Size]]:
+    """Each quantised weight's name, the shape it was quantised from, and the one that its module has."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear) and hasattr(module, "source_cls"):
+            state = getattr(module.weight, "quant_state", None)  # Of 4 bits, which lie in one column.
+            stored = module.weight.shape if state is None else state.shape
+            yield f"{path}.weight", stored, torch.Size([module.out_features, module.in_features])
 
 
 def _linear_below_head(model: PreTrainedModel) -> dict[str, nn.Module]:

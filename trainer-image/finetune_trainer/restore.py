@@ -14,9 +14,9 @@ from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunIdentity, RunSpec, SecretFolder, StorageAccess
 from finetune_api.sources import BaseModelSource
 from finetune_api.training import Quantization
-from peft import PeftModel
 from pydantic import ValidationError
 
+from finetune_trainer.adapter import continue_adapter
 from finetune_trainer.compute import Compute
 from finetune_trainer.errors import RunError
 from finetune_trainer.fetch import ModelFiles, fetch_model
@@ -48,12 +48,17 @@ class Restored:
     template_date: date | None = None
     """The date that chat templates were told, where the run had chats."""
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the model's own code may run: its run and the caller both allowed it."""
+        return self.spec.training.model.trust_remote_code
+
 
 def restore(place: str, reach: Reach, compute: Compute) -> Restored:
     """Load the artifact at an `s3://` or `file://` URI or in a folder, or the one that a run's root has a manifest of.
 
-    Raises RunError (InvalidConfig): NoLockFile, LockFileInvalid, RemoteCodeForbidden, ModelChanged, and as fetching a
-    model does.
+    Raises RunError (InvalidConfig): NoLockFile, LockFileInvalid, RemoteCodeForbidden, ModelChanged, and as fetching and
+    loading a model does.
     """
     store = _artifact(open_store(artifact_uri(place), reach.storage), reach)
     lock = _read_lock(store)
@@ -122,7 +127,7 @@ def _load(files: ModelFiles, training: TrainingSpec, compute: Compute) -> Model:
     quantization = Quantization.NONE if files.adapter is None else training.method.quantization
     trusted = training.model.trust_remote_code
     base = load_base(files.model.folder, quantization, compute.dtype, compute.device, trusted)
-    return base if files.adapter is None else PeftModel.from_pretrained(base, str(files.adapter))
+    return base if files.adapter is None else continue_adapter(base, files.adapter, asked=None)
 
 
 def _unreadable(store: Store, why: object) -> RunError:

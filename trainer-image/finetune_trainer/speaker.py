@@ -101,7 +101,9 @@ class Speaker:
 
     def _chat_writer(self) -> ChatWriter:
         specials, today = list(self.tokenizer.specials.values()), datetime.now(UTC).date()
-        return load_chat_writer(self.restored.files.model.folder, specials, self.restored.template_date or today)
+        return load_chat_writer(
+            self.restored.files.model.folder, specials, self.restored.template_date or today, self.restored.trusted
+        )
 
     def decode(self, ids: list[int]) -> str:
         """A text without special tokens."""
@@ -112,7 +114,7 @@ def load_speaker(place: str, reach: Reach, compute: Compute, log: Log) -> Speake
     """Restore the artifact at a URI or in a folder. Raises RunError as `restore` does."""
     restored = restore(place, reach, compute)
     files = restored.files
-    tokenizer = RowTokenizer(*load_tokenizer(files.model.folder))
+    tokenizer = RowTokenizer(*load_tokenizer(files.model.folder, restored.trusted))
     # The artifact's own generation_config.json holds every end that the run knew.
     ends = [*end_ids(files.folder, [tokenizer.end_id]), *end_ids(files.model.folder, [tokenizer.end_id])]
     stops = Stops(list(dict.fromkeys(ends)), position_limit(read_config(files.model.folder, files.model.uri)))
