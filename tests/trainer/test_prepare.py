@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_references_stand_in_the_order_of_their_rows(tmp_path: Path, model: Path
         assert supervised.tolist() == [False] * len(reference.prompt_ids) + [True] * (
             len(ids) - len(reference.prompt_ids)
         )
+
+
+def test_names_that_are_no_text_are_told_as_they_are(tmp_path: Path, model: Path) -> None:
+    """Half a surrogate pair in a column's name, and a byte in a file's name that is not UTF-8."""
+    rows = [row | {"\ud83d": "x"} for row in some_pairs(4)]
+    for name, part in ((b"caf\xe9.jsonl", rows[:2]), (b"tea.jsonl", rows[2:])):
+        write_jsonl(tmp_path / "rows" / os.fsdecode(name), part)
+    spec = a_run(tmp_path, model, [a_dataset(tmp_path / "rows")])
+    assert run_prepare(spec).data is not None
+    [dataset] = report_of(spec)["datasets"]
+    assert dataset["extraColumns"] == ["\ud83d"]
+    assert [os.fsencode(uri.rpartition("/")[2]) for uri in dataset["firstFiles"]] == [b"caf\xe9.jsonl", b"tea.jsonl"]
 
 
 def test_the_same_run_prepares_the_same_bytes(tmp_path: Path, model: Path) -> None:

@@ -1,6 +1,7 @@
 """A dataset on the local disk: its files in the order in which they are read, and what tells it from a changed one."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class DataSource:
         if len(self.files) == 1:
             return self.files[0].sha256
         lines = [f"{file.sha256}  {file.uri.rpartition('/')[2]}\n" for file in self.files]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
     @property
     def revision(self) -> str:

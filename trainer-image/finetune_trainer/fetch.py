@@ -6,6 +6,7 @@ model.trustRemoteCode.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -102,7 +103,7 @@ class StoredModel:
         with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
             fingerprints = pool.map(self.store.fingerprint, sizes)
         lines = [f"{name} {size} {mark}\n" for (name, size), mark in zip(sizes.items(), fingerprints, strict=True)]
-        return "sha256:" + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        return "sha256:" + hashlib.sha256(os.fsencode("".join(sorted(lines)))).hexdigest()
 
 
 def fetch_model(spec: RunSpec, scratch: Path, weights: bool) -> ModelFiles:

@@ -4,6 +4,7 @@ Fetch the data, read every row, split, fetch the model's config and tokenizer, t
 prepared folder. The data report is written whether the rows can be used or not.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -305,8 +306,9 @@ def no_trainable_rows(dropped: DroppedCounts, limit: int) -> RunError:
 
 
 def write_report(store: Store, report: DataReport) -> None:
-    """Write `prepared/report.json`."""
-    store.put_bytes(prepared_key(REPORT_FILE), report.model_dump_json(by_alias=True, indent=1).encode())
+    """Write `prepared/report.json`. Half a surrogate pair in the name of a column or file stays the escape it was."""
+    text = json.dumps(report.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False)
+    store.put_bytes(prepared_key(REPORT_FILE), text.encode(errors="backslashreplace"))
 
 
 def _digest(found: Survey) -> DatasetDigest:
