@@ -18,6 +18,12 @@ from finetune_operator.settings import Settings
 WATCH_SECONDS = 300
 """A watch is made anew this often, so that one that has silently died is replaced."""
 
+PAGE = 250
+"""Objects that are listed at a time: thousands in one answer would be hundreds of MiB for a moment."""
+
+IDLE_SECONDS = 0.1
+"""How long kopf keeps an object and a task for the next event of a Finetune after it has told us of one."""
+
 LIST_SECONDS = 60
 """Longest that kopf may take to list objects; what does not answer by then has silently died."""
 
@@ -54,6 +60,8 @@ def register(settings: Settings, leave: Callable[[], None]) -> kopf.OperatorRegi
         settings.posting.enabled = False  # Events are ours, told as turns of the run's story.
         settings.persistence.diffbase_storage = NothingKept()
         settings.watching.server_timeout = WATCH_SECONDS
+        settings.watching.chunk_size = PAGE
+        settings.queueing.idle_timeout = IDLE_SECONDS
         settings.networking.request_timeout = LIST_SECONDS
         settings.networking.error_backoffs = WATCH_RETRY_SECONDS
         memo.operator = Operator(await connect(), own_settings, leave)
