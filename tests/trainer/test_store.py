@@ -1,16 +1,22 @@
 """Stores: the same behaviour in a folder and in S3, and errors that say what to do."""
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from finetune_api.run import SecretFolder, StorageAccess
+from finetune_trainer.credentials import required_secret
 from finetune_trainer.errors import RunError
 from finetune_trainer.s3 import PART_BYTES
 from finetune_trainer.store import FileStore, NotFoundError, Store, open_store, split_uri, uri_of
 
 from tests.trainer.s3_access import an_access, make_bucket, some_keys
+
+NOBODY = 65534
+"""A user that owns nothing. Source: Debian Policy, 9.2.2."""
 
 CLOSED = "http://127.0.0.1:9"
 """Nothing listens on the discard port."""
@@ -153,6 +159,49 @@ def test_without_any_credentials_the_remedy_names_both_ways(monkeypatch: pytest.
 def test_another_kind_of_uri_is_refused() -> None:
     with pytest.raises(RunError, match="ftp://x is not readable"):
         open_store("ftp://x", StorageAccess())
+
+
+def test_a_path_that_cannot_be_is_told_whatever_is_done_with_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    store = FileStore(tmp_path)
+    for call, words in (
+        (lambda: store.get_bytes("loop/x"), "a symbolic link leads to itself"),
+        (lambda: store.head("n" * 300), "a name is too long"),
+        (lambda: store.put_bytes("n" * 300, b""), "a name is too long"),
+        (lambda: store.put_bytes("file/x", b""), "what is above it is no folder"),
+        (lambda: FileStore(tmp_path / "file" / "deep").put_bytes("x", b""), "what is above it is no folder"),
+        (lambda: FileStore(tmp_path.parent).put_bytes(tmp_path.name, b""), "it is a folder"),
+        (lambda: FileStore(tmp_path.parent).delete(tmp_path.name), "it is a folder"),
+        (lambda: open_store("file:///data\0/x", StorageAccess()), "holds a null"),
+    ):
+        with pytest.raises(RunError, match=words) as caught:
+            call()
+        assert (caught.value.failure_class, caught.value.reason) == ("InvalidConfig", "PathInvalid")
+    assert FileStore(tmp_path / "file").list() == FileStore(tmp_path / "loop").list() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_what_the_system_refuses_is_denied_and_not_taken_for_nothing() -> None:
+    with TemporaryDirectory() as folder:
+        store = FileStore(Path(folder))
+        os.seteuid(NOBODY)
+        try:
+            for call in (store.list, lambda: store.head("a"), lambda: store.get_bytes("a"), lambda: store.delete("a")):
+                with pytest.raises(RunError, match=f"{folder}.* was denied: Permission denied"):
+                    call()
+            with pytest.raises(RunError, match=f"writing on file://{folder}/b was denied"):
+                store.put_bytes("b", b"")
+        finally:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("key", [b"hf_1\nhf_2", "hf_é".encode(), b"\xff"], ids=["lines", "letter", "bytes"])
+def test_what_can_be_no_key_is_refused_and_not_shown(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "HF_TOKEN").write_bytes(key)
+    with pytest.raises(RunError, match="key HF_TOKEN of Secret a/b cannot be used") as caught:
+        required_secret(SecretFolder(directory=str(tmp_path), source="Secret a/b"), "HF_TOKEN")
+    assert (caught.value.failure_class, "hf_" in str(caught.value)) == ("AccessDenied", False)
 
 
 def test_uris_are_joined_and_split(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ def read_keys(folder: SecretFolder) -> tuple[str, str, str | None]:
 
 
 def required_secret(folder: SecretFolder, key: str) -> str:
-    """One key of a mounted Secret. Raises RunError (AccessDenied) where it is not there or empty."""
+    """One key of a mounted Secret. Raises RunError (AccessDenied) where it is not there, empty, or cannot be one."""
     value = read_secret(folder, key)
+    if value is not None and not value.isascii():
+        raise _invalid(folder, key, "it holds a character that is not ASCII")
     if value is not None:
         return value
     if not Path(folder.directory).is_dir() or not any(Path(folder.directory).iterdir()):
@@ -35,8 +37,23 @@ def required_secret(folder: SecretFolder, key: str) -> str:
 
 
 def read_secret(folder: SecretFolder, key: str) -> str | None:
-    """One key of a mounted Secret without blanks around it; None where it is not there or empty."""
+    """One key of a mounted Secret without blanks around it; None where it is not there or empty.
+
+    Raises RunError (AccessDenied) for what is not one line of text: HTTP libraries would quote it in their errors.
+    """
     try:
-        return (Path(folder.directory) / key).read_text(encoding="utf-8").strip() or None
+        value = (Path(folder.directory) / key).read_text(encoding="utf-8").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnicodeDecodeError as error:
+        raise _invalid(folder, key, "it is not UTF-8") from error
+    except OSError as error:
+        raise _invalid(folder, key, str(error.strerror)) from error
+    if not value.isprintable():
+        raise _invalid(folder, key, "it has several lines, or holds control characters")
+    return value or None
+
+
+def _invalid(folder: SecretFolder, key: str, why: str) -> RunError:
+    message = f"key {key} of {folder.source} cannot be used: {why}"
+    return RunError(FailureClass.ACCESS_DENIED, "SecretInvalid", message, f"Write {key} as one line, as it was given.")

@@ -4,6 +4,7 @@ A store is rooted at a URI; keys are relative to it and use `/`. What goes wrong
 only the caller knows what the missing thing means.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -20,6 +21,18 @@ from finetune_api.run import StorageAccess
 from finetune_api.words import one_line
 
 from finetune_trainer.errors import RunError
+
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""The system does not let this user do it, or nobody."""
+
+NO_PATH = {
+    errno.ELOOP: "a symbolic link leads to itself",
+    errno.ENAMETOOLONG: "a name is too long",
+    errno.ENOTDIR: "what is above it is no folder",
+    errno.EEXIST: "what is above it is no folder",
+    errno.EISDIR: "it is a folder",
+}
+"""Why there can be no such file."""
 
 
 class NotFoundError(Exception):
@@ -101,6 +114,8 @@ def open_store(uri: str, access: StorageAccess) -> Store:
     Raises RunError (AccessDenied) for credentials that are not there, and InvalidConfig for another kind of URI.
     """
     scheme, _, rest = uri.partition("://")
+    if "\0" in uri:
+        raise RunError(FailureClass.INVALID_CONFIG, "PathInvalid", f"{uri!r} holds a null", "Correct the path.")
     if scheme == "s3":
         # Imported late: a run on folders needs no SDK, which takes longer to load than everything else here.
         from finetune_trainer.s3 import S3Store
@@ -152,12 +167,17 @@ class FileStore:
         return not self.put_if_absent(key, data)
 
     def list(self, prefix: str = "") -> list[StoredObject]:
-        paths = (path for path in self.folder.rglob("*") if path.is_file())
-        keys = sorted(path.relative_to(self.folder).as_posix() for path in paths)
+        with self._told("reading", "") as folder:
+            if not folder.is_dir():
+                return []
+            next(folder.iterdir(), None)  # Where this may not be done, `rglob` finds nothing, and says nothing.
+            paths = (path for path in folder.rglob("*") if path.is_file())
+            keys = sorted(path.relative_to(folder).as_posix() for path in paths)
         return [self._describe(key) for key in keys if key.startswith(prefix)]
 
     def head(self, key: str) -> StoredObject | None:
-        return self._describe(key) if (self.folder / key).is_file() else None
+        with self._told("reading", key) as path:
+            return self._describe(key) if path.is_file() else None
 
     def verify(self, key: str, path: Path) -> None:
         if self.fingerprint(key) != sha256_of(path):
@@ -168,12 +188,8 @@ class FileStore:
             return sha256_of(path)
 
     def delete(self, key: str) -> None:
-        path = self.folder / key
-        try:
+        with self._told("removing", key) as path:
             path.unlink(missing_ok=True)
-        except PermissionError as error:
-            remedy = "Let the run's user remove it."
-            raise denied("removing", uri_of(self, key), str(error.strerror), remedy) from error
         with suppress(OSError):  # S3 has no empty folders either; one that holds something stays.
             for folder in takewhile(lambda folder: folder != self.folder, path.parents):
                 folder.rmdir()
@@ -187,29 +203,39 @@ class FileStore:
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[Path]:
-        try:
-            yield self.folder / key
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise NotFoundError(uri_of(self, key)) from error
-        except PermissionError as error:
-            raise denied("reading", uri_of(self, key), str(error.strerror), "Let the run's user read it.") from error
+        with self._told("reading", key) as path:
+            try:
+                yield path
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise NotFoundError(uri_of(self, key)) from error
 
     @contextmanager
     def _new_file(self, key: str) -> Iterator[tuple[Path, Path]]:
         """A fresh temporary file beside the wanted path, gone afterwards."""
-        path = self.folder / key
-        try:
+        with self._told("writing", key) as path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
                 temporary = Path(file.name)
-        except PermissionError as error:
-            remedy = "Let the run's user write there."
-            raise denied("writing", uri_of(self, key), str(error.strerror), remedy) from error
+            try:
+                yield temporary, path
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self, operation: str, key: str) -> Iterator[Path]:
+        """The path of a key. Inside, what the user can mend is a RunError; a full or broken disk is not."""
+        uri = uri_of(self, key)
         try:
-            yield temporary, path
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+            yield self.folder / key
+        except OSError as error:
+            if not str(error.filename).startswith(str(self.folder)):
+                raise  # The run's own disk, which is no user's.
+            if error.errno in REFUSED:
+                raise denied(operation, uri, str(error.strerror), "Let the run's user do it.") from error
+            if error.errno in NO_PATH:
+                message = f"{operation} {uri} does not work: {NO_PATH[error.errno]}"
+                raise RunError(FailureClass.INVALID_CONFIG, "PathInvalid", message, "Correct the path.") from error
+            raise
 
 
 def sha256_of(path: Path) -> str:
