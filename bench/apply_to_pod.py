@@ -15,7 +15,8 @@ from typing import Any
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_api.resource import parse_finetune
-from finetune_operator.cluster import Cluster, Key, connect
+from finetune_operator.api_server import ApiServer, connect
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.manifests import attempt_manifests
 from finetune_operator.settings import Settings
 
@@ -29,22 +30,22 @@ RESULTS = ROOT / "bench" / "results"
 SETTINGS = Settings(trainer_image="trainer:test", report_url="http://127.0.0.1:1")
 
 
-async def pod_of(cluster: Cluster, label: str) -> None:
+async def pod_of(api: ApiServer, label: str) -> None:
     """Return once a pod with this label is listed."""
     path, query = "/api/v1/namespaces/bench/pods", [("labelSelector", label)]
-    while not await cluster._list(path, query):
+    while not await api.get_items(path, query):
         await asyncio.sleep(0.005)
 
 
-async def with_operator(cluster: Cluster, number: int) -> float:
+async def with_operator(api: ApiServer, number: int) -> float:
     """Seconds from creating a Finetune to its prepare pod."""
     body, started = a_body(f"with-{number}", "bench"), time.perf_counter()
-    await cluster._request("POST", f"/apis/{names.API_VERSION}/namespaces/bench/{names.PLURAL}", body=body)
-    await pod_of(cluster, f"{names.LABEL_NAME}=with-{number}")
+    await api.request("POST", f"/apis/{names.API_VERSION}/namespaces/bench/{names.PLURAL}", body=body)
+    await pod_of(api, f"{names.LABEL_NAME}=with-{number}")
     return time.perf_counter() - started
 
 
-async def bare(cluster: Cluster, number: int) -> float:
+async def bare(api: ApiServer, number: int) -> float:
     """Seconds for the same ConfigMap and Job, written by a loop that decides nothing."""
     body = a_body(f"bare-{number}", "default")
     body["metadata"] |= {"uid": f"{number:08d}-bare"}
@@ -54,21 +55,21 @@ async def bare(cluster: Cluster, number: int) -> float:
         metadata: dict[str, Any] = manifest["metadata"]
         del metadata["ownerReferences"]
         metadata["namespace"] = "bench"
-        await cluster.create(manifest)
-    await pod_of(cluster, f"{names.LABEL_NAME}=bare-{number}")
+        await Cluster(api).create(manifest)
+    await pod_of(api, f"{names.LABEL_NAME}=bare-{number}")
     return time.perf_counter() - started
 
 
 async def measure(kubeconfig: Path) -> dict[str, list[float]]:
     """Both ways in turn, after one round of each that does not count."""
-    cluster = await connect(str(kubeconfig))
+    api = await connect(str(kubeconfig))
     seconds: dict[str, list[float]] = {"operator": [], "bare loop": []}
     for number in range(ROUNDS + 1):
-        taken = {"operator": await with_operator(cluster, number), "bare loop": await bare(cluster, number)}
+        taken = {"operator": await with_operator(api, number), "bare loop": await bare(api, number)}
         for way, value in taken.items():
             seconds[way] += [value] if number else []
-    assert await cluster.get_finetune(Key("bench", "with-0"))
-    await cluster.close()
+    assert await Cluster(api).get_finetune(Key("bench", "with-0"))
+    await api.close()
     return seconds
 
 

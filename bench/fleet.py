@@ -20,7 +20,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_api.names import Stage
-from finetune_operator.cluster import Cluster, connect
+from finetune_operator.api_server import APPLY_PATCH, MERGE_PATCH, ApiServer, connect
 from finetune_operator.mirror import OURS
 
 from tests.builders import a_body, a_result
@@ -34,7 +34,6 @@ AT_ONCE = 8
 """Requests in flight of each loop that writes, as many as the operator has workers."""
 
 LONG = 3600.0
-MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 
 
 @contextmanager
@@ -110,13 +109,13 @@ async def ready(process: Process) -> None:
 
 
 @asynccontextmanager
-async def connected(light: LightCluster) -> AsyncIterator[Cluster]:
+async def connected(light: LightCluster) -> AsyncIterator[ApiServer]:
     """A client."""
-    cluster = await connect(str(light.kubeconfig))
+    api = await connect(str(light.kubeconfig))
     try:
-        yield cluster
+        yield api
     finally:
-        await cluster.close()
+        await api.close()
 
 
 async def in_parallel(work: Callable[[int], Awaitable[object]], numbers: Iterable[int], at_once: int = AT_ONCE) -> None:
@@ -137,23 +136,23 @@ def named(number: int) -> str:
     return f"run-{number}"
 
 
-async def create(cluster: Cluster, name: str, **spec: Any) -> dict[str, Any]:
+async def create(api: ApiServer, name: str, **spec: Any) -> dict[str, Any]:
     """A Finetune; returned as it was admitted."""
-    return await cluster._request("POST", FINETUNES, body=a_body(name, NAMESPACE, **spec))
+    return await api.request("POST", FINETUNES, body=a_body(name, NAMESPACE, **spec))
 
 
-async def apply_status(cluster: Cluster, name: str, status: dict[str, Any]) -> None:
+async def apply_status(api: ApiServer, name: str, status: dict[str, Any]) -> None:
     """Write a whole status, as the operator does."""
     body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}, "status": status}
     query = [("fieldManager", names.FIELD_MANAGER), ("force", "true")]
-    await cluster._request("PATCH", f"{FINETUNES}/{name}/status", query, body, content_type=APPLY)
+    await api.request("PATCH", f"{FINETUNES}/{name}/status", query, body, content_type=APPLY_PATCH)
 
 
 @dataclass
 class Player:
     """Writes of each pod what kubelet and scheduler would: it runs at once, and ends well unless it is to go on."""
 
-    cluster: Cluster
+    api: ApiServer
     goes_on: frozenset[Stage] = frozenset()
     """Stages whose pods do not end."""
     running: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -161,14 +160,14 @@ class Player:
 
     async def play(self) -> None:
         """For ever, pod by pod."""
-        pods, version = await self.cluster.list_with_version(PODS, OURS)
+        pods, version = await self.api.list_with_version(PODS, OURS)
         waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for pod in pods:
             waiting.put_nowait(pod)
         async with asyncio.TaskGroup() as tasks:
             for _ in range(AT_ONCE):
                 tasks.create_task(self._work(waiting))
-            async for change in self.cluster.watch(PODS, OURS, version, LONG):
+            async for change in self.api.watch(PODS, OURS, version, LONG):
                 if change["type"] == "ADDED":
                     waiting.put_nowait(change["object"])
 
@@ -188,7 +187,7 @@ class Player:
         body = {"status": {"phase": phase, "containerStatuses": [container | {"state": state}]}}
         path = f"{PODS}/{pod['metadata']['name']}/status"
         with suppress(Exception):  # Its Finetune may be deleted while it is played.
-            await self.cluster._request("PATCH", path, body=body, content_type=MERGE)
+            await self.api.request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
 
 @asynccontextmanager
@@ -208,10 +207,10 @@ class Sightings:
 
     at: dict[str, float] = field(default_factory=dict)
 
-    async def watch(self, cluster: Cluster) -> None:
+    async def watch(self, api: ApiServer) -> None:
         """For ever."""
-        _, version = await cluster.list_with_version(JOBS, OURS)
-        async for change in cluster.watch(JOBS, OURS, version, LONG):
+        _, version = await api.list_with_version(JOBS, OURS)
+        async for change in api.watch(JOBS, OURS, version, LONG):
             self.at.setdefault(change["object"]["metadata"]["labels"][names.LABEL_NAME], time.monotonic())
 
     async def of(self, wanted: Iterable[str]) -> None:
@@ -231,9 +230,9 @@ async def until(is_so: Callable[[], Awaitable[bool]], seconds: float = 600) -> f
     return time.monotonic() - began
 
 
-async def phases(cluster: Cluster) -> Counter[str]:
+async def phases(api: ApiServer) -> Counter[str]:
     """How many Finetunes are in each phase."""
-    bodies, _ = await cluster.list_with_version(FINETUNES)
+    bodies, _ = await api.list_with_version(FINETUNES)
     return Counter(body.get("status", {}).get("phase", "") for body in bodies)
 
 

@@ -22,6 +22,7 @@ import aiohttp
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_api.resource import parse_finetune
+from finetune_operator.api_server import MERGE_PATCH, ApiServer
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.decide import decide
 from finetune_operator.manifests import attempt_manifests
@@ -32,7 +33,6 @@ from bench.fleet import (
     AT_ONCE,
     FINETUNES,
     JOBS,
-    MERGE,
     NAMESPACE,
     PODS,
     Player,
@@ -104,12 +104,12 @@ async def burst(light: LightCluster, process: Process, count: int) -> tuple[floa
 
     async def send(number: int) -> None:
         sent[named(number)] = time.monotonic()
-        await create(cluster, named(number))
+        await create(api, named(number))
 
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         await ready(process)
         seen = Sightings()
-        async with in_background(seen.watch(cluster)):
+        async with in_background(seen.watch(api)):
             await asyncio.sleep(1)
             began = time.monotonic()
             await in_parallel(send, range(count))
@@ -122,14 +122,14 @@ async def bare(light: LightCluster, count: int) -> float:
     """The same writes a second, in a loop that neither watches nor decides."""
 
     async def write(number: int) -> None:
-        finetune = parse_finetune(await create(cluster, named(number)))
+        finetune = parse_finetune(await create(api, named(number)))
         decision = decide(finetune, Observed(), SETTINGS, datetime.now(UTC).replace(microsecond=0))
         await cluster.write_status(finetune, decision.status)
         for manifest in attempt_manifests(finetune, Stage.PREPARE, 1, SETTINGS):
             await cluster.create(manifest)
 
-    async with connected(light) as cluster:
-        began = time.monotonic()
+    async with connected(light) as api:
+        cluster, began = Cluster(api), time.monotonic()
         await in_parallel(write, range(count))
         return count / (time.monotonic() - began)
 
@@ -155,18 +155,18 @@ def created_at_once(size: Size) -> tuple[list[Line], float]:
 
 async def lives(light: LightCluster, process: Process, count: int) -> tuple[Counter[str], dict[str, Any]]:
     """Requests of so many whole lives, by verb, and the status that one has come to."""
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         await ready(process)
-        async with in_background(Player(cluster).play()):
+        async with in_background(Player(api).play()):
             before = process.requests()
-            await in_parallel(lambda number: create(cluster, named(number)), range(count))
+            await in_parallel(lambda number: create(api, named(number)), range(count))
 
             async def all_succeeded() -> bool:
-                return (await phases(cluster))["Succeeded"] == count
+                return (await phases(api))["Succeeded"] == count
 
             await until(all_succeeded)
             found = process.requests() - before
-        body = await cluster.get_finetune_body(_key(named(0)))
+        body = await Cluster(api).get_finetune_body(_key(named(0)))
         assert body is not None
         return found, body["status"]
 
@@ -187,20 +187,20 @@ async def finished(light: LightCluster, numbers: range, status: dict[str, Any]) 
     """Finetunes that are over, made while no operator looks."""
 
     async def make(number: int) -> None:
-        await create(cluster, named(number))
-        await apply_status(cluster, named(number), status)
+        await create(api, named(number))
+        await apply_status(api, named(number), status)
 
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         await in_parallel(make, numbers)
 
 
 async def cold_start(light: LightCluster, process: Process, count: int, began: float) -> float:
     """Seconds from the operator's start until it has looked at all, and has made the Job of one that is new."""
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         seen = Sightings()
-        async with in_background(seen.watch(cluster)):
+        async with in_background(seen.watch(api)):
             await asyncio.sleep(0.5)
-            await create(cluster, f"new-beside-{count}")
+            await create(api, f"new-beside-{count}")
             await ready(process)
             await seen.of([f"new-beside-{count}"])
 
@@ -251,7 +251,7 @@ def over_and_cold(size: Size, status: dict[str, Any]) -> list[Line]:
 class Reporters:
     """Trainers that tell of a step every few seconds, with tokens of their pods."""
 
-    cluster: Cluster
+    api: ApiServer
     process: Process
     sent: dict[str, list[float]]
     """When each step was told, by the name of the Finetune."""
@@ -287,13 +287,13 @@ class Reporters:
         spec = {"audiences": [names.REPORT_AUDIENCE], "expirationSeconds": 3600, "boundObjectRef": bound}
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token"
-        return str((await self.cluster._request("POST", path, body=body))["status"]["token"])
+        return str((await self.api.request("POST", path, body=body))["status"]["token"])
 
     async def watch(self) -> None:
         """Each status that tells a later step ends the wait of all reports up to it."""
-        _, version = await self.cluster.list_with_version(FINETUNES)
+        _, version = await self.api.list_with_version(FINETUNES)
         told: Counter[str] = Counter()
-        async for change in self.cluster.watch(FINETUNES, "", version, 3600):
+        async for change in self.api.watch(FINETUNES, "", version, 3600):
             name, status = change["object"]["metadata"]["name"], change["object"].get("status", {})
             step, now = status.get("progress", {}).get("step", 0), time.monotonic()
             self.lags += [now - at for at in self.sent.get(name, [])[told[name] : step]]
@@ -302,17 +302,17 @@ class Reporters:
 
 async def reported(light: LightCluster, process: Process, size: Size) -> Line:
     """So many trainings that report."""
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         await ready(process)
-        player = Player(cluster, TRAIN_ON)
+        player = Player(api, TRAIN_ON)
         async with in_background(player.play()):
-            await in_parallel(lambda number: create(cluster, named(number)), range(size.running))
+            await in_parallel(lambda number: create(api, named(number)), range(size.running))
 
             async def all_train() -> bool:
-                return (await phases(cluster))["Training"] == size.running
+                return (await phases(api))["Training"] == size.running
 
             await until(all_train)
-            reporters = Reporters(cluster, process, {}, Counter(), [])
+            reporters = Reporters(api, process, {}, Counter(), [])
             before = process.metrics()["finetune_status_writes_total"]
             async with in_background(reporters.watch()):
                 await asyncio.sleep(1)
@@ -336,32 +336,32 @@ async def reported(light: LightCluster, process: Process, size: Size) -> Line:
 async def neighbours(light: LightCluster, process: Process, size: Size) -> Line:
     """How long others wait for their Job, alone and beside one that is changed many times a second."""
 
-    async def waits(cluster: Cluster, prefix: str) -> list[float]:
+    async def waits(api: ApiServer, prefix: str) -> list[float]:
         seen, sent = Sightings(), dict[str, float]()
-        async with in_background(seen.watch(cluster)):
+        async with in_background(seen.watch(api)):
             await asyncio.sleep(1)
             for number in range(size.others):
                 name = f"{prefix}-{number}"
                 sent[name] = time.monotonic()
-                await create(cluster, name)
+                await create(api, name)
                 await asyncio.sleep(0.1)
             await seen.of(sent)
         return [seen.at[name] - at for name, at in sent.items()]
 
-    async def change(cluster: Cluster) -> None:
+    async def change(api: ApiServer) -> None:
         number = 0
         while True:
             number += 1
             body = {"metadata": {"annotations": {"changed": str(number)}}}
-            await cluster._request("PATCH", f"{FINETUNES}/noisy", body=body, content_type=MERGE)
+            await api.request("PATCH", f"{FINETUNES}/noisy", body=body, content_type=MERGE_PATCH)
             await asyncio.sleep(1 / size.changes_a_second)
 
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         await ready(process)
-        await create(cluster, "noisy")
-        alone = await waits(cluster, "alone")
-        async with in_background(change(cluster)):
-            beside = await waits(cluster, "beside")
+        await create(api, "noisy")
+        alone = await waits(api, "alone")
+        async with in_background(change(api)):
+            beside = await waits(api, "beside")
     words = f"p99 {p99(beside) * 1000:.0f} ms beside it, {p99(alone) * 1000:.0f} ms alone"
     return Line(f"one changed {size.changes_a_second} times a second", "others' p99 unchanged", words,
                 p99(beside) < 2 * p99(alone) + 0.05)  # fmt: skip
@@ -373,28 +373,28 @@ async def neighbours(light: LightCluster, process: Process, size: Size) -> Line:
 async def soak(light: LightCluster, process: Process, size: Size) -> Line:
     """One created, finished and deleted each second."""
 
-    async def one(cluster: Cluster, name: str) -> None:
-        await create(cluster, name)
+    async def one(api: ApiServer, name: str) -> None:
+        await create(api, name)
 
         async def is_over() -> bool:
-            body = await cluster._request("GET", f"{FINETUNES}/{name}")
+            body = await api.request("GET", f"{FINETUNES}/{name}")
             return bool(body.get("status", {}).get("phase") == "Succeeded")
 
         await until(is_over)
-        await cluster._request("DELETE", f"{FINETUNES}/{name}", body={"propagationPolicy": "Background"})
+        await api.request("DELETE", f"{FINETUNES}/{name}", body={"propagationPolicy": "Background"})
 
-    async with connected(light) as cluster:
+    async with connected(light) as api:
         await ready(process)
-        async with in_background(Player(cluster).play()), asyncio.TaskGroup() as tasks:
+        async with in_background(Player(api).play()), asyncio.TaskGroup() as tasks:
             for number in range(size.soak_seconds):
-                tasks.create_task(one(cluster, named(number)))
+                tasks.create_task(one(api, named(number)))
                 if number == size.soak_seconds // 3:
                     early = process.resident_bytes, process.descriptors
                 await asyncio.sleep(1)
         late = process.resident_bytes, process.descriptors
 
         async def nothing_is_left() -> bool:
-            return not any([(await cluster.list_with_version(path))[0] for path in (FINETUNES, JOBS, PODS)])
+            return not any([(await api.list_with_version(path))[0] for path in (FINETUNES, JOBS, PODS)])
 
         await until(nothing_is_left, 120)
     grown, opened = (late[0] - early[0]) / 2**20, late[1] - early[1]

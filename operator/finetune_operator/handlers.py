@@ -11,7 +11,8 @@ from typing import Any
 import kopf
 from finetune_api import names
 
-from finetune_operator.cluster import Key, connect
+from finetune_operator.api_server import connect
+from finetune_operator.cluster import Key
 from finetune_operator.runtime import Operator
 from finetune_operator.settings import Settings
 

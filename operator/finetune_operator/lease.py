@@ -7,11 +7,13 @@ Source: Kubernetes, `coordination.k8s.io/v1` Lease; the times are those of clien
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.cluster import Cluster, ClusterUnreachable, Conflict, Refused
+import aiohttp
+
+from finetune_operator.api_server import LEASE_API, REQUEST_SECONDS, ApiServer, ClusterUnreachable, Conflict, Refused
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +31,47 @@ RELEASE_SECONDS = 5.0
 """How long a process that leaves waits to give its Lease back, well within the grace period of its pod."""
 
 
+class Lease:
+    """One Lease on the API server; as text, its namespace and name."""
+
+    def __init__(self, api: ApiServer, namespace: str, name: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._name = name
+        self._leases = f"{LEASE_API}/namespaces/{namespace}/leases"
+
+    def __str__(self) -> str:
+        return f"{self._namespace}/{self._name}"
+
+    async def get(self) -> dict[str, Any] | None:
+        """The Lease as it is now, or None where there is none."""
+        return await self._api.get(f"{self._leases}/{self._name}")
+
+    async def put(self, spec: dict[str, Any], known: dict[str, Any] | None) -> None:
+        """Create it, or replace the version that is known. Raises Conflict when somebody was quicker."""
+        if known:
+            await self._api.request("PUT", f"{self._leases}/{self._name}", body=known | {"spec": spec})
+        else:
+            metadata = {"namespace": self._namespace, "name": self._name}
+            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+            await self._api.request("POST", self._leases, body=body)
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Once for each change that is heard of, until the watch ends.
+
+        Raises ClusterUnreachable, also where nothing is heard for as long as a request may take, and Refused.
+        """
+        query = [("fieldSelector", f"metadata.name={self._name}")]
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=REQUEST_SECONDS)
+        async for _ in self._api.watch_lines(self._leases, query, timeout):
+            yield None
+
+
 class Leadership:
     """The claim of one process on one Lease; `lost` is called once, when it has to stop working."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str, lost: Callable[[], None]) -> None:
-        self._cluster = cluster
-        self._namespace = namespace
-        self._name = name
+    def __init__(self, lease: Lease, identity: str, lost: Callable[[], None]) -> None:
+        self._lease = lease
         self._identity = identity
         self._lost = lost
         self._seen: tuple[str, float] = ("", 0.0)
@@ -54,10 +90,10 @@ class Leadership:
         told = False
         while not await self._try():
             if not told:
-                log.info("waiting for Lease %s/%s, which another operator holds", self._namespace, self._name)
+                log.info("waiting for Lease %s, which another operator holds", self._lease)
             told = True
             await asyncio.sleep(RENEW_SECONDS)
-        log.info("holding Lease %s/%s as %s", self._namespace, self._name, self._identity)
+        log.info("holding Lease %s as %s", self._lease, self._identity)
         self._keeper = asyncio.create_task(self._keep(), name="lease")
 
     async def release(self) -> None:
@@ -68,18 +104,18 @@ class Leadership:
         await asyncio.gather(self._keeper, return_exceptions=True)
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
-                lease = await self._cluster.get_lease(self._namespace, self._name)
+                lease = await self._lease.get()
                 if lease and _holder(lease) == self._identity:
-                    await self._cluster.put_lease(_held(lease, holder=None))
+                    await self._lease.put(_held(lease, holder=None), lease)
         except (ClusterUnreachable, Conflict, Refused, TimeoutError) as error:
             words = str(error) or f"nobody answered within {RELEASE_SECONDS:.0f} s"
-            log.warning("Lease %s/%s was not released: %s", self._namespace, self._name, words)
+            log.warning("Lease %s was not released: %s", self._lease, words)
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             if not await self._is_kept():
-                log.error("Lease %s/%s is lost: another operator may work now", self._namespace, self._name)
+                log.error("Lease %s is lost: another operator may work now", self._lease)
                 self._lost()
                 return
 
@@ -94,16 +130,16 @@ class Leadership:
     async def _try(self) -> bool:
         """Take or renew the Lease; False where somebody else holds it, or nobody can tell."""
         try:
-            lease = await self._cluster.get_lease(self._namespace, self._name)
+            lease = await self._lease.get()
             self._is_taken = lease is not None and not self._is_free(lease)
             if self._is_taken:
                 return False
             began = time.monotonic()
-            await self._cluster.put_lease(_held(lease or self._new(), holder=self._identity))
+            await self._lease.put(_held(lease, holder=self._identity), lease)
         except Conflict:
             return False
         except (ClusterUnreachable, Refused) as error:
-            log.warning("Lease %s/%s: %s", self._namespace, self._name, error)
+            log.warning("Lease %s: %s", self._lease, error)
             return False
         self._renewed_at = began
         return True
@@ -117,21 +153,17 @@ class Leadership:
             self._seen = (version, now)
         return now - self._seen[1] > float(lease["spec"].get("leaseDurationSeconds") or LEASE_SECONDS)
 
-    def _new(self) -> dict[str, Any]:
-        metadata = {"namespace": self._namespace, "name": self._name}
-        return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": {}}
-
 
 def _holder(lease: dict[str, Any]) -> str | None:
     holder: str | None = lease.get("spec", {}).get("holderIdentity")
     return holder
 
 
-def _held(lease: dict[str, Any], holder: str | None) -> dict[str, Any]:
-    """The Lease with this holder, as of now."""
-    before, stamp = lease.get("spec", {}), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+def _held(lease: dict[str, Any] | None, holder: str | None) -> dict[str, Any]:
+    """The spec of the Lease with this holder, as of now."""
+    before, stamp = (lease or {}).get("spec", {}), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
     changed = before.get("holderIdentity") != holder
-    spec = {
+    return {
         **before,
         "holderIdentity": holder,
         "leaseDurationSeconds": LEASE_SECONDS,
@@ -139,4 +171,3 @@ def _held(lease: dict[str, Any], holder: str | None) -> dict[str, Any]:
         "acquireTime": stamp if changed else before.get("acquireTime", stamp),
         "leaseTransitions": before.get("leaseTransitions", 0) + (changed and holder is not None),
     }
-    return lease | {"spec": spec}

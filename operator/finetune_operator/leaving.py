@@ -9,7 +9,8 @@ from finetune_api.names import CLEANUP_FINALIZER
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 
-from finetune_operator.cluster import Cluster, Invalid, NamespaceTerminating, Refused
+from finetune_operator.api_server import Invalid, NamespaceTerminating, Refused
+from finetune_operator.cluster import Cluster
 from finetune_operator.decide import is_ours
 from finetune_operator.deletion import depart, is_refused_for_good, kept
 from finetune_operator.errands import cleanup_job
@@ -60,7 +61,7 @@ async def remove_lost_pods(
     manifest of the run is written once.
     """
     for pod in observed.overdue_pods(now - timedelta(seconds=settings.node_loss_seconds)):
-        if pod.node is None or (trouble := await cluster.node_trouble(pod.node)) is None:
+        if pod.node is None or (trouble := await cluster.nodes.trouble_of(pod.node)) is None:
             continue
         message = f"pod {pod.name} was to leave by {pod.leaves_by:%H:%M:%S} UTC, and its node {pod.node} {trouble}"
         if await cluster.remove_lost_pod(finetune.metadata.namespace, pod, message, now):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 from finetune_api import names
 from finetune_api.resource import Finetune, parse_finetune
 
-from finetune_operator.cluster import Cluster, ClusterUnreachable, Key, Refused
+from finetune_operator.api_server import ApiServer, ClusterUnreachable, Refused
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.observed import Observed, observed_children
 
 log = logging.getLogger(__name__)
@@ -53,14 +54,14 @@ class Children:
         """Those of the Finetune with this uid, in the order in which they were first seen."""
         return (self._bodies[uid] for uid in self._by_run.get(run_uid, ()))
 
-    async def follow(self, cluster: Cluster, seconds: float) -> None:
+    async def follow(self, api: ApiServer, seconds: float) -> None:
         """List them and watch for `seconds`, over and over."""
         while True:
             began = time.monotonic()
             try:
-                bodies, version = await cluster.list_with_version(self.path, OURS)
+                bodies, version = await api.list_with_version(self.path, OURS)
                 self.replace(bodies)
-                async for change in cluster.watch(self.path, OURS, version, seconds):
+                async for change in api.watch(self.path, OURS, version, seconds):
                     self.apply(change)
             except (ClusterUnreachable, Refused) as error:
                 self.is_complete = False
@@ -176,11 +177,11 @@ class Mirror:
         jobs, pods = ([body for scope in kind for body in scope.of(uid)] for kind in (self._jobs, self._pods))
         return observed_children(jobs, pods, uid)
 
-    async def follow(self, cluster: Cluster, seconds: float) -> None:
+    async def follow(self, api: ApiServer, seconds: float) -> None:
         """Keep up with all children, listing them anew every `seconds`."""
         async with asyncio.TaskGroup() as tasks:
             for children in (*self._jobs, *self._pods):
-                tasks.create_task(children.follow(cluster, seconds))
+                tasks.create_task(children.follow(api, seconds))
 
 
 def _trimmed(body: Body) -> Body:

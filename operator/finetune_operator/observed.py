@@ -339,9 +339,14 @@ def _conditions(status: Body) -> dict[str, Body]:
     return {condition["type"]: condition for condition in status.get("conditions", [])}
 
 
+def controller_of(body: Body) -> dict[str, Any] | None:
+    """The owner reference of the object's controller, where it has one."""
+    return next((owner for owner in body["metadata"].get("ownerReferences", []) if owner.get("controller")), None)
+
+
 def _controller_uid(body: Body) -> str | None:
-    owners = body["metadata"].get("ownerReferences", [])
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    owner = controller_of(body)
+    return owner["uid"] if owner else None
 
 
 def _is_of(pod: Body, job: Body) -> bool:

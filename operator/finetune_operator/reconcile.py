@@ -10,7 +10,8 @@ from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
-from finetune_operator.cluster import Cluster, Invalid, Key, Refused
+from finetune_operator.api_server import Invalid, Refused
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.decide import Decision, decide, is_ours, refused
 from finetune_operator.deletion import needs_finalizer
 from finetune_operator.errands import reading_job
@@ -199,5 +200,5 @@ async def with_nodes(seen: Observed, finetune: Finetune, cluster: Cluster) -> Ob
     if not finetune.spec.trainer.gpus_per_node:
         return seen
     if node := seen.train_node:
-        return replace(seen, node=await cluster.node_labels(node))
-    return replace(seen, nodes=await cluster.nodes_with(finetune.spec.trainer.node_selector))
+        return replace(seen, node=await cluster.nodes.labels_of(node))
+    return replace(seen, nodes=await cluster.nodes.labels_with(finetune.spec.trainer.node_selector))

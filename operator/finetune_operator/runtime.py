@@ -11,10 +11,12 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 from finetune_operator import metrics
-from finetune_operator.cluster import Cluster, ClusterUnreachable, Conflict, Key, Refused
+from finetune_operator.api_server import ApiServer, ClusterUnreachable, Conflict, Refused
+from finetune_operator.callers import Callers
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.fleet import Fleet
 from finetune_operator.heartbeat import Heartbeat
-from finetune_operator.lease import Leadership
+from finetune_operator.lease import Leadership, Lease
 from finetune_operator.metrics import PassOutcome
 from finetune_operator.mirror import Mirror
 from finetune_operator.reconcile import reconcile
@@ -40,21 +42,20 @@ LISTEN_AGAIN_SECONDS = 2.0
 class Operator:
     """Everything that lives as long as the process."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, leave: Callable[[], None]) -> None:
+    def __init__(self, api: ApiServer, settings: Settings, leave: Callable[[], None]) -> None:
         """`leave` is called when another operator may have taken over: the process has to end."""
         self.queue: WorkQueue[Key] = WorkQueue()
         self.reports = ReportBook()
         self.fleet = Fleet()
         self.mirror = Mirror(settings.namespaces, self.queue.add)
-        self._cluster = cluster
+        self._api = api
+        self._cluster = Cluster(api)
         self._settings = settings
-        identity = f"{platform.node()}_{uuid.uuid4()}"
+        self._lease = Lease(api, settings.lease_namespace, settings.lease_name)
+        self._leadership = Leadership(self._lease, f"{platform.node()}_{uuid.uuid4()}", self._stop_working)
         self._leave = leave
-        self._leadership = Leadership(
-            cluster, settings.lease_namespace, settings.lease_name, identity, self._stop_working
-        )
         self._heartbeat = Heartbeat()
-        self._server = Server(Senders(cluster), self.reports, self.queue.add, self._heartbeat)
+        self._server = Server(Senders(Callers(api)), self.reports, self.queue.add, self._heartbeat)
         self._runner = web.AppRunner(self._server.application(), access_log=None)
         self._tasks: list[asyncio.Task[None]] = []
         self._lag: asyncio.Task[None] | None = None
@@ -67,7 +68,7 @@ class Operator:
         await self._leadership.acquire()
         self._tasks = [asyncio.create_task(self._work(), name=f"worker-{number}") for number in range(WORKERS)]
         self._tasks.append(asyncio.create_task(self._resync(), name="resync"))
-        follow = self.mirror.follow(self._cluster, self._settings.resync_seconds)
+        follow = self.mirror.follow(self._api, self._settings.resync_seconds)
         self._tasks.append(asyncio.create_task(follow, name="mirror"))
         self._tasks.append(asyncio.create_task(self._listen(), name="heartbeat"))
         self._server.is_ready = True
@@ -98,7 +99,7 @@ class Operator:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._leadership.release()
         await self._runner.cleanup()
-        await self._cluster.close()
+        await self._api.close()
 
     def _stop_working(self) -> None:
         """Another operator may work from now on: not one more write from here."""
@@ -148,7 +149,7 @@ class Operator:
         self._heartbeat.beat()
         while True:
             try:
-                async for _ in self._cluster.watch_lease(self._settings.lease_namespace, self._settings.lease_name):
+                async for _ in self._lease.changes():
                     self._heartbeat.beat()
             except (ClusterUnreachable, Refused) as error:
                 log.warning("the watch of the own Lease ended: %s", error)

@@ -16,7 +16,7 @@ from finetune_api.names import Stage
 from finetune_api.run import RunIdentity
 
 from finetune_operator.allowance import Allowance
-from finetune_operator.cluster import Caller, Cluster
+from finetune_operator.callers import Caller, Callers
 
 BELIEVED_SECONDS = 300.0
 """How long a token that belongs to a pod of a run is believed."""
@@ -55,8 +55,8 @@ class Sender:
 class Senders:
     """Whoever may report, by token. Only the digests of tokens are kept."""
 
-    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
-        self._cluster = cluster
+    def __init__(self, callers: Callers, clock: Callable[[], float] = time.monotonic) -> None:
+        self._callers = callers
         self._clock = clock
         self._known: dict[bytes, tuple[float, Sender | None]] = {}
         """Until when, and who; None for a token that belongs to nobody."""
@@ -96,8 +96,8 @@ class Senders:
             del self._asking[digest]
 
     async def _ask(self, token: str) -> Sender | None:
-        caller = await self._cluster.review_token(token)
-        labels = await self._cluster.job_labels(caller) if caller else None
+        caller = await self._callers.review_token(token)
+        labels = await self._callers.job_labels(caller) if caller else None
         return _sender(caller, labels) if caller and labels else None
 
     def _remember(self, digest: bytes, sender: Sender | None) -> None:

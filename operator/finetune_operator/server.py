@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from finetune_operator import kubeflow, metrics
 from finetune_operator.allowance import Allowance
-from finetune_operator.cluster import ClusterUnreachable, Key, Refused
+from finetune_operator.api_server import ClusterUnreachable, Refused
+from finetune_operator.cluster import Key
 from finetune_operator.heartbeat import Heartbeat
 from finetune_operator.metrics import ReportOutcome
 from finetune_operator.reports import Place, ReportBook

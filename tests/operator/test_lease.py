@@ -5,8 +5,7 @@ from typing import Any, cast
 
 import pytest
 from finetune_operator import lease
-from finetune_operator.cluster import Cluster
-from finetune_operator.lease import Leadership
+from finetune_operator.lease import Leadership, Lease
 
 
 class Hanging:
@@ -15,12 +14,12 @@ class Hanging:
     def __init__(self) -> None:
         self.answers = True
 
-    async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
+    async def get(self) -> dict[str, Any] | None:
         if not self.answers:
             await asyncio.Event().wait()
         return None
 
-    async def put_lease(self, lease: dict[str, Any]) -> None:
+    async def put(self, spec: dict[str, Any], known: dict[str, Any] | None) -> None:
         self.answers = False
 
 
@@ -28,7 +27,7 @@ async def test_a_holder_whose_renewal_hangs_leaves_before_another_may_begin(monk
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
     monkeypatch.setattr(lease, "GIVE_UP_SECONDS", 0.1)
     lost = asyncio.Event()
-    leadership = Leadership(cast(Cluster, Hanging()), "default", "the-one", "me", lost.set)
+    leadership = Leadership(cast(Lease, Hanging()), "me", lost.set)
     await leadership.acquire()
     async with asyncio.timeout(5):
         await lost.wait()

@@ -7,7 +7,8 @@ import pytest
 from finetune_api.names import Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
-from finetune_operator.cluster import Cluster, Conflict, Key
+from finetune_operator.api_server import Conflict
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.decide import Decision, decide
 from finetune_operator.mirror import Mirror
 from finetune_operator.observed import JobState, Observed

@@ -2,9 +2,10 @@
 
 import asyncio
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.api_server import ApiServer
+from finetune_operator.cluster import Key
 from finetune_operator.runtime import Operator
 
 from tests.builders import some_settings
@@ -18,15 +19,15 @@ class OddOnce:
     def __init__(self) -> None:
         self.listings = 0
 
-    async def list_versions(self, _: list[str]) -> dict[Key, str]:
+    async def list_with_version(self, _: str, **__: Any) -> tuple[list[dict[str, Any]], str]:
         self.listings += 1
         if self.listings == 1:
             raise KeyError("metadata")
-        return {KEY: "1"}
+        return [{"metadata": {**KEY._asdict(), "resourceVersion": "1"}}], "1"
 
 
 async def test_a_listing_that_nobody_expects_does_not_end_the_resync() -> None:
-    operator = Operator(cast(Cluster, OddOnce()), some_settings(resync_seconds=0.01), lambda: None)
+    operator = Operator(cast(ApiServer, OddOnce()), some_settings(resync_seconds=0.01), lambda: None)
     resync = asyncio.create_task(operator._resync())
     async with asyncio.timeout(5):
         assert await operator.queue.get() == KEY

@@ -13,7 +13,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from finetune_api import names
 from finetune_api.names import Stage
 from finetune_operator import server as http
-from finetune_operator.cluster import Caller, Cluster, ClusterUnreachable, Key
+from finetune_operator.api_server import ClusterUnreachable
+from finetune_operator.callers import Caller, Callers
+from finetune_operator.cluster import Key
 from finetune_operator.heartbeat import LAG_SECONDS, SILENCE_SECONDS, Heartbeat
 from finetune_operator.metrics import REPORTS, ReportOutcome
 from finetune_operator.reports import ReportBook
@@ -32,7 +34,7 @@ class Clock:
         return self.now
 
 
-class KnownTokens(Cluster):
+class KnownTokens(Callers):
     """An API server that knows two pods, and counts how often it is asked."""
 
     def __init__(self) -> None:
@@ -56,7 +58,7 @@ class Desk:
     """The server, what it has taken, and the world around it."""
 
     client: TestClient[Any, Any]
-    cluster: KnownTokens
+    callers: KnownTokens
     book: ReportBook
     clock: Clock
     heartbeat: Heartbeat
@@ -76,12 +78,12 @@ class Desk:
 
 @asynccontextmanager
 async def a_desk() -> AsyncIterator[Desk]:
-    clock, cluster, book = Clock(), KnownTokens(), ReportBook()
+    clock, callers, book = Clock(), KnownTokens(), ReportBook()
     woken: list[Key] = []
     heartbeat = Heartbeat(clock)
-    server = http.Server(Senders(cluster, clock), book, woken.append, heartbeat, clock)
+    server = http.Server(Senders(callers, clock), book, woken.append, heartbeat, clock)
     async with TestClient(TestServer(server.application())) as client:
-        yield Desk(client, cluster, book, clock, heartbeat, woken)
+        yield Desk(client, callers, book, clock, heartbeat, woken)
 
 
 def a_report(sequence: int = 1, step: int = 7, **changes: Any) -> dict[str, Any]:
@@ -153,7 +155,7 @@ async def test_a_flood_of_one_pod_is_not_even_read() -> None:
     async with a_desk() as desk:
         answers = Counter([await desk.post(b"{") for _ in range(3 * http.REQUESTS_AT_ONCE)])
         assert answers == {400: http.REQUESTS_AT_ONCE, 429: 2 * http.REQUESTS_AT_ONCE}
-        assert desk.cluster.reviews == {"good": 1}
+        assert desk.callers.reviews == {"good": 1}
         desk.clock.now += 60
         assert await desk.post(a_report()) == 204
 
@@ -161,10 +163,10 @@ async def test_a_flood_of_one_pod_is_not_even_read() -> None:
 async def test_a_bad_token_is_asked_about_once() -> None:
     async with a_desk() as desk:
         assert [await desk.post(a_report(), "forged") for _ in range(30)] == [403] * 30
-        assert desk.cluster.reviews == {"forged": 1}
+        assert desk.callers.reviews == {"forged": 1}
         desk.clock.now += REFUSED_SECONDS + 1
         assert await desk.post(a_report(), "forged") == 403
-        assert desk.cluster.reviews == {"forged": 2}
+        assert desk.callers.reviews == {"forged": 2}
 
 
 async def test_a_flood_of_bad_tokens_does_not_reach_the_api_server_nor_those_who_are_known() -> None:
@@ -172,7 +174,7 @@ async def test_a_flood_of_bad_tokens_does_not_reach_the_api_server_nor_those_who
         assert await desk.post(a_report(1)) == 204
         answers = Counter([await desk.post(a_report(), f"forged-{number}") for number in range(100)])
         assert answers == {403: BAD_TOKENS_AT_ONCE, 429: 100 - BAD_TOKENS_AT_ONCE}
-        assert sum(desk.cluster.reviews.values()) == 1 + BAD_TOKENS_AT_ONCE
+        assert sum(desk.callers.reviews.values()) == 1 + BAD_TOKENS_AT_ONCE
         desk.clock.now += 5
         assert await desk.post(a_report(2, 8)) == 204
 
@@ -180,23 +182,23 @@ async def test_a_flood_of_bad_tokens_does_not_reach_the_api_server_nor_those_who
 async def test_many_reports_with_one_token_at_once_ask_about_it_once() -> None:
     async with a_desk() as desk:
         answers = await asyncio.gather(*(desk.post(a_report(number)) for number in range(1, 16)))
-        assert desk.cluster.reviews == {"good": 1}
+        assert desk.callers.reviews == {"good": 1}
         assert Counter(answers) == {204: 1, 429: 14}
 
 
 async def test_many_bad_tokens_at_once_are_no_more_requests_than_one_after_the_other() -> None:
     async with a_desk() as desk:
         answers = await asyncio.gather(*(desk.post(a_report(), f"forged-{number}") for number in range(90)))
-        assert sum(desk.cluster.reviews.values()) <= BAD_TOKENS_AT_ONCE + REVIEWS
+        assert sum(desk.callers.reviews.values()) <= BAD_TOKENS_AT_ONCE + REVIEWS
         assert Counter(answers)[429] >= 90 - BAD_TOKENS_AT_ONCE - REVIEWS
 
 
 async def test_while_the_api_server_is_down_a_token_that_is_not_known_yet_has_to_wait() -> None:
     async with a_desk() as desk:
-        desk.cluster.is_down = True
+        desk.callers.is_down = True
         assert await desk.post(a_report()) == 503
         assert desk.step is None
-        desk.cluster.is_down = False
+        desk.callers.is_down = False
         assert await desk.post(a_report()) == 204
 
 

@@ -1,4 +1,4 @@
-"""What the one module that talks to the API server makes of its answers."""
+"""What is made of the answers of the API server, odd ones above all."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,8 +7,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from finetune_api.names import Stage
-from finetune_operator.cluster import Cluster, ClusterUnreachable, Key, Refused
+from finetune_operator.api_server import ApiServer, ClusterUnreachable, Refused
+from finetune_operator.cluster import Cluster, Key
+from finetune_operator.lease import Lease
 from finetune_operator.metrics import REQUESTS
+from finetune_operator.nodes import Nodes
 from finetune_operator.observed import Observed
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
@@ -17,7 +20,7 @@ from tests.builders import a_job
 
 
 @asynccontextmanager
-async def an_api_server(*answers: web.StreamResponse) -> AsyncIterator[Cluster]:
+async def an_api_server(*answers: web.StreamResponse) -> AsyncIterator[ApiServer]:
     """One that gives these answers, one after the other."""
     left = list(answers)
 
@@ -27,9 +30,9 @@ async def an_api_server(*answers: web.StreamResponse) -> AsyncIterator[Cluster]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
     async with TestServer(application) as server:
-        cluster = Cluster(ApiClient(Configuration(host=str(server.make_url("")).rstrip("/"))))
-        yield cluster
-        await cluster.close()
+        api = ApiServer(ApiClient(Configuration(host=str(server.make_url("")).rstrip("/"))))
+        yield api
+        await api.close()
 
 
 @pytest.mark.parametrize(
@@ -37,21 +40,21 @@ async def an_api_server(*answers: web.StreamResponse) -> AsyncIterator[Cluster]:
 )
 async def test_an_api_server_that_asks_to_be_left_alone_is(header: str, seconds: float) -> None:
     before = REQUESTS.labels("GET", 429)._value.get()
-    async with an_api_server(web.json_response({}, status=429, headers={"Retry-After": header})) as cluster:
+    async with an_api_server(web.json_response({}, status=429, headers={"Retry-After": header})) as api:
         with pytest.raises(ClusterUnreachable) as error:
-            await cluster.list_versions([])
+            await Cluster(api).list_versions([])
     assert error.value.retry_after_seconds == seconds
     assert REQUESTS.labels("GET", 429)._value.get() == before + 1
 
 
 async def test_while_it_does_only_its_lease_is_asked_for() -> None:
     busy = web.json_response({}, status=429, headers={"Retry-After": "9"})
-    async with an_api_server(busy, web.json_response({"kind": "Lease"})) as cluster:
+    async with an_api_server(busy, web.json_response({"kind": "Lease"})) as api:
         for _ in range(2):
             with pytest.raises(ClusterUnreachable) as error:
-                await cluster.list_versions([])
+                await Cluster(api).list_versions([])
             assert 8 < error.value.retry_after_seconds <= 9
-        assert await cluster.get_lease("default", "the-one") == {"kind": "Lease"}
+        assert await Lease(api, "default", "the-one").get() == {"kind": "Lease"}
 
 
 async def test_a_request_that_fails_is_made_again_and_not_for_ever() -> None:
@@ -59,48 +62,50 @@ async def test_a_request_that_fails_is_made_again_and_not_for_ever() -> None:
         (web.json_response({}, status=500) for _ in range(4)),
         web.json_response({"metadata": {"resourceVersion": "1"}, "items": []}),
     )
-    async with an_api_server(next(failing), next(failing), well) as cluster:
-        assert await cluster.list_versions([]) == {}
-    async with an_api_server(next(failing), next(failing), web.json_response({"message": "no"}, status=503)) as cluster:
+    async with an_api_server(next(failing), next(failing), well) as api:
+        assert await Cluster(api).list_versions([]) == {}
+    async with an_api_server(next(failing), next(failing), web.json_response({"message": "no"}, status=503)) as api:
         with pytest.raises(ClusterUnreachable, match="503 no"):
-            await cluster.list_versions([])
+            await Cluster(api).list_versions([])
 
 
 async def test_a_name_leads_to_no_other_path_and_a_refusal_to_one_line() -> None:
     refusal = web.json_response({"message": "no \x1b[31mred\nlines"}, status=403)
-    async with an_api_server(refusal) as cluster:
+    async with an_api_server(refusal) as api:
         with pytest.raises(Refused) as error:
-            await cluster.get_finetune(Key("team-a", "../../team-b/finetunes/theirs"))
+            await Cluster(api).get_finetune(Key("team-a", "../../team-b/finetunes/theirs"))
     path = "/apis/finetune-operator.io/v1alpha1/namespaces/team-a/finetunes/..%2F..%2Fteam-b%2Ffinetunes%2Ftheirs"
     assert str(error.value) == f"GET {path}: 403 no [31mred lines"
 
 
 async def test_a_watch_tells_of_each_change_and_ends_when_the_api_server_ends_it() -> None:
     events = web.Response(body=b'{"type":"ADDED"}\n{"type":"MODIFIED"}\n')
-    async with an_api_server(events) as cluster:
-        assert len([None async for _ in cluster.watch_lease("default", "the-one")]) == 2
+    async with an_api_server(events) as api:
+        assert len([None async for _ in Lease(api, "default", "the-one").changes()]) == 2
 
 
 async def test_a_watch_that_is_refused_says_so() -> None:
-    async with an_api_server(web.json_response({"message": "too old"}, status=500)) as cluster:
+    async with an_api_server(web.json_response({"message": "too old"}, status=500)) as api:
         with pytest.raises(ClusterUnreachable, match="too old"):
-            _ = [None async for _ in cluster.watch_lease("default", "the-one")]
+            _ = [None async for _ in Lease(api, "default", "the-one").changes()]
 
 
 async def test_labels_of_nodes_are_asked_for_once() -> None:
-    nodes = {"items": [{"metadata": {"labels": {"pool": "h100"}}}, {"metadata": {}}]}
-    async with an_api_server(web.json_response(nodes), web.json_response(nodes["items"][0])) as cluster:
+    listed = {"items": [{"metadata": {"labels": {"pool": "h100"}}}, {"metadata": {}}]}
+    async with an_api_server(web.json_response(listed), web.json_response(listed["items"][0])) as api:
+        nodes = Nodes(api)
         for _ in range(2):
-            assert await cluster.nodes_with({"zone": "far"}) == ({"pool": "h100"}, {})
-            assert await cluster.node_labels("h100-a") == {"pool": "h100"}
+            assert await nodes.labels_with({"zone": "far"}) == ({"pool": "h100"}, {})
+            assert await nodes.labels_of("h100-a") == {"pool": "h100"}
 
 
 async def test_nodes_that_may_not_be_read_or_are_not_there_have_no_labels() -> None:
     forbidden = [web.json_response({"message": "forbidden"}, status=403) for _ in range(2)]
-    async with an_api_server(*forbidden, web.json_response({"items": None})) as cluster:
-        assert await cluster.nodes_with({"zone": "far"}) == ()
-        assert await cluster.node_labels("h100-a") is None
-        assert await cluster.nodes_with({"zone": "near"}) == ()
+    async with an_api_server(*forbidden, web.json_response({"items": None})) as api:
+        nodes = Nodes(api)
+        assert await nodes.labels_with({"zone": "far"}) == ()
+        assert await nodes.labels_of("h100-a") is None
+        assert await nodes.labels_with({"zone": "near"}) == ()
 
 
 async def test_an_event_without_words_holds_nothing_up() -> None:
@@ -109,14 +114,14 @@ async def test_an_event_without_words_holds_nothing_up() -> None:
         {"items": [{"lastTimestamp": "2026-01-01T12:00:00Z", "reason": "FailedCreate"}]},
         {"items": [{"metadata": {}}]},
     ]
-    async with an_api_server(*(web.json_response(found) for found in events)) as cluster:
-        troubles = [(await cluster.with_trouble(waiting, "team-a")).jobs[0].trouble for _ in events]
+    async with an_api_server(*(web.json_response(found) for found in events)) as api:
+        troubles = [(await Cluster(api).with_trouble(waiting, "team-a")).jobs[0].trouble for _ in events]
     assert troubles == ["FailedCreate", "Warning"]
 
 
 @pytest.mark.parametrize("status", [200, 404])
 async def test_a_page_of_whoever_stands_in_front_of_the_api_server_is_no_answer(status: int) -> None:
     pages = [web.Response(text="the proxy is well", status=status) for _ in range(3)]
-    async with an_api_server(*pages) as cluster:
+    async with an_api_server(*pages) as api:
         with pytest.raises(ClusterUnreachable, match="the proxy is well"):
-            await cluster.get_finetune(Key("team-a", "run"))
+            await Cluster(api).get_finetune(Key("team-a", "run"))
