@@ -15,8 +15,8 @@ from finetune_api.run import CleanupResult
 from finetune_api.words import one_line, shortened
 from pydantic import ValidationError
 
-from finetune_operator.manifests import run_root
 from finetune_operator.observed import Cleanup, Job, JobState, Observed
+from finetune_operator.order import run_root
 from finetune_operator.settings import Settings
 from finetune_operator.verdict import Turn
 

@@ -10,10 +10,14 @@ from finetune_api.names import Errand, Exit
 from finetune_api.resource import Finetune
 
 from finetune_operator.attempts import READING_SECONDS
-from finetune_operator.manifests import SCRATCH, Manifest, Mount, owned, run_root, secret_mounts, trainer_pod
+from finetune_operator.manifests import Manifest, owned
+from finetune_operator.object_names import run_name
 from finetune_operator.observed import READING_LETTERS
+from finetune_operator.order import run_root
+from finetune_operator.pods import trainer_pod
 from finetune_operator.settings import Settings
 from finetune_operator.verdict import Attempt
+from finetune_operator.volumes import SCRATCH, Mount, secret_mounts
 
 SIZE = {"cpu": "500m", "memory": "256Mi", "ephemeral-storage": "100Mi"}
 """Requests and limits of an errand's pod: it imports the S3 client and holds no data."""
@@ -27,13 +31,13 @@ RETRIES = 4
 
 def cleanup_name(finetune: Finetune) -> str:
     """Name of the Job that removes what the run wrote."""
-    return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}-{Errand.CLEANUP}"
+    return f"{run_name(finetune)}-{Errand.CLEANUP}"
 
 
 def reading_name(finetune: Finetune, attempt: Attempt) -> str:
     """Name of the Job that reads an attempt's result; `-result-train-1` would be too long, and look like an attempt."""
     letter = READING_LETTERS[attempt.stage]
-    return f"{finetune.metadata.name}-{finetune.metadata.uid[:8]}-{Errand.RESULT}-{letter}{attempt.number}"
+    return f"{run_name(finetune)}-{Errand.RESULT}-{letter}{attempt.number}"
 
 
 def cleanup_job(finetune: Finetune, settings: Settings) -> Manifest:

@@ -76,6 +76,10 @@ class Settings(Model):
     log_format: str = "json"
     """`json` or `text`, for operator and trainer."""
 
+    def report_address(self, path: str) -> str:
+        """URL of one path of the progress endpoint, as pods reach it."""
+        return self.report_url.rstrip("/") + path
+
     @model_validator(mode="after")
     def _prices_have_a_currency(self) -> Self:
         if not self.prices.currency and (self.prices.given or any(gpu.is_priced for gpu in self.gpus)):

@@ -9,7 +9,9 @@ from finetune_api.names import Stage
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.run import RunSpec
 from finetune_api.status import FinetuneStatus, Resolved
-from finetune_operator.manifests import attempt_manifests, child_name, gang_name, run_spec
+from finetune_operator.manifests import attempt_manifests
+from finetune_operator.object_names import child_name, gang_name
+from finetune_operator.order import run_spec
 
 from tests.builders import UID, some_settings
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from finetune_api import names
 from finetune_api.names import Stage
-from finetune_operator.manifests import child_name
+from finetune_operator.object_names import child_name
 from finetune_operator.observed import JobState, Observed, observed_children
 
 from tests import builders
