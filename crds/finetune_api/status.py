@@ -86,6 +86,8 @@ class StageStatus(Model):
     """Pod-seconds for which the pods of a gang have waited for the last one of them to start."""
     waiting_since: datetime | None = None
     """Since when its newest attempt has been asked for; it counts until the pod starts."""
+    reading_since: datetime | None = None
+    """Since when another Job is to read from S3 what a complete attempt came to, whose own words are lost."""
     waited_seconds: int | None = Field(default=None, ge=0)
     """How long its newest attempt had waited to start when it was given up; `spec.pendingDeadlineSeconds` bounds it."""
     cause: Failure | None = None

@@ -51,6 +51,9 @@ LEASE_API = "/apis/coordination.k8s.io/v1"
 NAMESPACE_TERMINATING = "NamespaceTerminating"
 """Cause of a refusal. Source: Kubernetes API, `NamespaceTerminatingCause` of core/v1."""
 
+DENIED = ("denied the request", "denied request")
+"""Words of an admission webhook, and of an admission policy, that has refused an object."""
+
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 """The longest that the API server can make us wait; a Retry-After beyond it is taken for a mistake."""
 
@@ -77,7 +80,7 @@ class NamespaceTerminating(Refused):
 
 
 class Invalid(Refused):
-    """The API server will never do this: the object breaks a rule."""
+    """The API server will never do this: the object breaks a rule of its kind."""
 
 
 class ApiServer:
@@ -241,7 +244,15 @@ def _checked(method: str, path: str, status: int, data: bytes, retry_after_secon
         raise ClusterUnreachable(text, retry_after_seconds)
     if NAMESPACE_TERMINATING in (cause.get("reason") for cause in (answer.get("details") or {}).get("causes", [])):
         raise NamespaceTerminating(text)
-    raise (Invalid if status in (400, 422) else Refused)(text)
+    raise (Invalid if _breaks_a_rule(status, text) else Refused)(text)
+
+
+def _breaks_a_rule(status: int, text: str) -> bool:
+    """True for the rules of the kind itself: what a webhook or a policy denies, a person may allow.
+
+    Source: Kubernetes, `webhook/errors.ToStatusErr` and the validating admission policy; both choose the code freely.
+    """
+    return status == 422 and not any(words in text for words in DENIED)
 
 
 def _json(data: bytes) -> dict[str, Any]:

@@ -113,17 +113,23 @@ def last_words(job: Job, report: Report | None) -> RunResult | None:
     return next((result for result in said if result), _reported_result(job, report))
 
 
-def is_being_read(reading: Job, now: datetime) -> bool:
-    """True while the Job that reads a lost result may still find it."""
+def may_still_be_read(reading: Job | None, asked_at: datetime, now: datetime) -> bool:
+    """True while the Job that reads a lost result may still find it, or, where there is none yet, be made."""
     limit = timedelta(seconds=READING_SECONDS) + READING_GRACE
+    if reading is None:
+        return now - asked_at <= limit
     return reading.state is JobState.RUNNING and (reading.created_at is None or now - reading.created_at <= limit)
 
 
-def lost_result(job: Job, reading: Job | None) -> Failure:
-    """A Job that is complete although nobody can say what it found; `reading` has looked for it in S3."""
+def lost_result(job: Job, reading: Job | None, in_the_way: str | None) -> Failure:
+    """A Job that is complete although nobody can say what it found.
+
+    `reading` has looked for it in S3; where there is none, `in_the_way` says why it could not be made.
+    """
     said = cause_of(reading) if reading else None
+    why = said.message if said else in_the_way if reading is None else None
     message = f"Job {job.name} is complete, but its result is lost"
-    message = f"{message}; reading it from S3: {said.message}" if said else message
+    message = f"{message}; reading it from S3: {why}" if why else message
     return a_failure(FailureClass.INFRASTRUCTURE, Reason.RESULT_LOST, message, job.stage)
 
 

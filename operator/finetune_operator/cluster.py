@@ -35,11 +35,16 @@ from finetune_operator.observed import (
     observed_children,
     observed_cleanup,
 )
+from finetune_operator.remembered import Remembered
 
 log = logging.getLogger(__name__)
 
 TROUBLE_AGE = timedelta(seconds=10)
 """A Job whose pod has not started for so long is asked for its Events."""
+
+REFUSAL_WAIT = timedelta(seconds=15)
+"""Wait before an object is created again that the API server has refused, say for a quota: whatever it is that makes
+somebody ask again, be it the refusal in the status, whose words may differ each time."""
 
 TROUBLED_PODS = 4
 """Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
@@ -58,6 +63,7 @@ class Cluster:
     def __init__(self, api: ApiServer) -> None:
         self._api = api
         self.nodes = Nodes(api)
+        self._refusals = Remembered[Refused](REFUSAL_WAIT.total_seconds())
 
     async def get_finetune(self, key: Key) -> Finetune | None:
         """The Finetune, or None where there is none."""
@@ -132,8 +138,19 @@ class Cluster:
     async def create(self, manifest: Manifest) -> dict[str, Any]:
         """Create the object; one that is there already is adopted if it was made for the same Finetune.
 
-        Returns it as it is then. Raises Refused when the name belongs to somebody else.
+        Returns it as it is then. Raises Refused when the name belongs to somebody else, and once it has, the same
+        for a while without asking.
         """
+        place = f"{_path_of(manifest)}/{manifest['metadata']['name']}"
+        if (earlier := self._refusals.get(place)) is not None:
+            raise type(earlier)(str(earlier))
+        try:
+            return await self._create(manifest)
+        except Refused as refusal:
+            self._refusals.put(place, type(refusal)(str(refusal)))
+            raise
+
+    async def _create(self, manifest: Manifest) -> dict[str, Any]:
         path = _path_of(manifest)
         try:
             return await self._api.request("POST", path, body=manifest)

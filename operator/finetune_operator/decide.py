@@ -310,7 +310,8 @@ def _completed(run: Run, job: Job) -> Step:
     if (step := results.of_complete(run, job)) is not None:
         return step
     known = run.status.failure if stages.has_failed(run.status, job) else None
-    failure = known or lost_result(job, run.observed.reading_of(job))
+    *_, in_the_way = stages.being_read(run.status, job, run.now)
+    failure = known or lost_result(job, run.observed.reading_of(job), in_the_way)
     finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
     return _after_failure(replace(run, status=finished), Attempt(job.stage, job.attempt), failure)
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_api.names import CLEANUP_FINALIZER, Stage, StageState
-from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 
 from finetune_operator import gpus, metrics, tally
 from finetune_operator.api_server import Invalid, Refused
-from finetune_operator.cluster import Cluster, Key
+from finetune_operator.cluster import REFUSAL_WAIT, Cluster, Key
 from finetune_operator.decide import Decision, decide, is_ours, refused
 from finetune_operator.deletion import needs_finalizer
 from finetune_operator.errands import reading_job
@@ -21,13 +20,11 @@ from finetune_operator.mirror import Mirror
 from finetune_operator.observed import Observed
 from finetune_operator.reports import ReportBook
 from finetune_operator.settings import Settings
+from finetune_operator.stages import in_the_way
 from finetune_operator.turns import turns
-from finetune_operator.verdict import Attempt, Turn, is_over
+from finetune_operator.verdict import Attempt, is_over
 
 log = logging.getLogger(__name__)
-
-REFUSAL_WAIT = timedelta(seconds=15)
-"""Wait before an object is created again that the API server has refused, say for a quota."""
 
 FIRST_ATTEMPT = Attempt(Stage.PREPARE, 1)
 
@@ -152,11 +149,11 @@ async def start(
 async def read(
     finetune: Finetune, attempt: Attempt, cluster: Cluster, mirror: Mirror, settings: Settings, now: datetime
 ) -> timedelta | None:
-    """Create the Job that reads what an attempt came to."""
+    """Create the Job that reads what an attempt came to; the status tells of a refusal."""
     try:
         mirror.made(await cluster.create(reading_job(finetune, attempt, settings)))
     except Refused as refusal:
-        await tell(finetune, [Turn(True, Reason.REFUSED, str(refusal))], cluster, now)
+        await write(finetune, in_the_way(finetune.status, attempt.stage, str(refusal)), cluster, mirror, now)
         return REFUSAL_WAIT
     return None
 

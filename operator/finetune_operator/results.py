@@ -10,7 +10,7 @@ from finetune_api.states import TRUE, Verdict
 from finetune_api.status import Resolved
 
 from finetune_operator import stages, steps
-from finetune_operator.attempts import is_being_read, whole_result
+from finetune_operator.attempts import may_still_be_read, whole_result
 from finetune_operator.observed import Job
 from finetune_operator.progress import merge_report
 from finetune_operator.steps import Run
@@ -39,11 +39,14 @@ def of_complete(run: Run, job: Job) -> Step | None:
 
 
 def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
-    """Waiting until another Job has read what this one came to; None once it has, in vain."""
-    if stages.has_failed(run.status, job) or (reading and not is_being_read(reading, run.now)):
+    """Waiting until another Job has read what this one came to; None once it has, in vain, or could not be made."""
+    status, asked_at, in_the_way = stages.being_read(run.status, job, run.now)
+    if stages.has_failed(run.status, job) or not may_still_be_read(reading, asked_at, run.now):
         return None
     message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
-    step = steps.waiting(run, Reason.READING_RESULT, message, READING_CHECK)
+    if in_the_way and reading is None:
+        message = f"{message}; {in_the_way}"
+    step = steps.waiting(replace(run, status=status), Reason.READING_RESULT, message, READING_CHECK)
     return step if reading else replace(step, read=Attempt(job.stage, job.attempt))
 
 

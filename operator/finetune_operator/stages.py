@@ -94,6 +94,23 @@ def _is_breaking_up(job: Job) -> bool:
     return job.is_failing or (not job.is_suspended and (not job.pods or any(pod.started_at for pod in job.pods)))
 
 
+def being_read(status: FinetuneStatus, job: Job, now: datetime) -> tuple[FinetuneStatus, datetime, str | None]:
+    """The status while another Job is to read what this one came to, since when, and what stands in the way of that."""
+    entry = find(status, job.stage)
+    if entry is None or entry.attempt != job.attempt:
+        return status, now, None
+    if entry.reading_since:
+        return status, entry.reading_since, entry.message
+    # What its pods did is no news any more.
+    return replace(status, entry.model_copy(update={"reading_since": now, "message": None})), now, None
+
+
+def in_the_way(status: FinetuneStatus, stage: Stage, message: str) -> FinetuneStatus:
+    """The status with what keeps the newest attempt of the stage from coming further."""
+    entry = find(status, stage)
+    return replace(status, entry.model_copy(update={"message": _cut(message)})) if entry else status
+
+
 def noted_cause(status: FinetuneStatus, job: Job) -> Failure | None:
     """What an earlier pass saw a pod of this attempt die of."""
     entry = find(status, job.stage)

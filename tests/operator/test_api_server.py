@@ -7,16 +7,17 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from finetune_api.names import Stage
-from finetune_operator.api_server import ApiServer, ClusterUnreachable, Refused
+from finetune_operator.api_server import ApiServer, ClusterUnreachable, Invalid, Refused
 from finetune_operator.cluster import Cluster, Key
 from finetune_operator.lease import Lease
+from finetune_operator.manifests import attempt_manifests
 from finetune_operator.metrics import REQUESTS
 from finetune_operator.nodes import Nodes
 from finetune_operator.observed import Observed
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from tests.builders import a_job
+from tests.builders import a_finetune, a_job, some_settings
 
 
 @asynccontextmanager
@@ -76,6 +77,28 @@ async def test_a_name_leads_to_no_other_path_and_a_refusal_to_one_line() -> None
             await Cluster(api).get_finetune(Key("team-a", "../../team-b/finetunes/theirs"))
     path = "/apis/finetune-operator.io/v1alpha1/namespaces/team-a/finetunes/..%2F..%2Fteam-b%2Ffinetunes%2Ftheirs"
     assert str(error.value) == f"GET {path}: 403 no [31mred lines"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (403, "exceeded quota", Refused),
+        (400, 'admission webhook "images.example" denied the request: not signed', Refused),
+        (422, "ValidatingAdmissionPolicy 'images' with binding 'all' denied request: not signed", Refused),
+        (422, "spec.template.spec.nodeSelector: Invalid value", Invalid),
+    ],
+)
+async def test_what_is_refused_is_not_asked_for_again_at_once(status: int, said: str, kind: type[Refused]) -> None:
+    manifest = attempt_manifests(a_finetune(), Stage.PREPARE, 1, some_settings())[-1]
+    refusals = [web.json_response({"message": f"{said}, request {number}"}, status=status) for number in range(2)]
+    async with an_api_server(*refusals) as api:
+        cluster = Cluster(api)
+        for _ in range(2):
+            with pytest.raises(Refused, match=r"request 0$") as error:
+                await cluster.create(manifest)
+            assert error.type is kind
+        with pytest.raises(Refused, match=r"request 1$"):
+            await cluster.create(manifest | {"kind": "ConfigMap"})
 
 
 async def test_a_watch_tells_of_each_change_and_ends_when_the_api_server_ends_it() -> None:

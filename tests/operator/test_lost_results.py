@@ -12,6 +12,7 @@ from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.decide import Decision, decide
 from finetune_operator.errands import reading_job, reading_name
 from finetune_operator.observed import Job, JobState, Observed, observed_children
+from finetune_operator.stages import in_the_way
 from finetune_operator.verdict import Attempt
 
 from tests.builders import (
@@ -41,9 +42,15 @@ READ = a_reading(COMPLETE, message=a_result(TRAIN).to_message())
 IN_VAIN = a_reading(FAILED, message=a_failure_message(TRAIN, "Infrastructure", "ResultLost", "there is no manifest"))
 
 
-def decided(status: FinetuneStatus | None, *jobs: Job, readings: tuple[Job, ...] = (), **spec: Any) -> Decision:
+def decided(
+    status: FinetuneStatus | None,
+    *jobs: Job,
+    readings: tuple[Job, ...] = (),
+    later: timedelta = timedelta(0),
+    **spec: Any,
+) -> Decision:
     observed = Observed(jobs=jobs, readings=readings)
-    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=60))
+    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=60) + later)
 
 
 def training() -> FinetuneStatus:
@@ -106,6 +113,30 @@ def test_a_reading_that_does_not_end_is_given_up() -> None:
     assert decided(training(), PREPARED, MUTE, readings=(old,)).status.retries == 1
     younger = replace(a_reading(), created_at=NOON - timedelta(seconds=360 - 60))
     assert reason_of(decided(training(), PREPARED, MUTE, readings=(younger,)).status) == "ReadingResult"
+
+
+SIX_MINUTES = timedelta(seconds=362)
+
+
+@pytest.mark.parametrize(
+    ("wish", "phase"),
+    [({}, Phase.PENDING), ({"suspend": True}, Phase.SUSPENDED), ({"cancel": True}, Phase.CANCELLED)],
+)
+def test_a_reading_that_the_api_server_refuses_is_given_up_and_lets_a_wish_through(
+    wish: dict[str, Any], phase: Phase
+) -> None:
+    asked = decided(training(), PREPARED, MUTE, **wish).status
+    told = in_the_way(asked, TRAIN, "exceeded quota: jobs")
+    waits = decided(told, PREPARED, MUTE, **wish)
+    assert (waits.read, waits.start) == (Attempt(TRAIN, 1), None)
+    ready = condition_of(waits.status, ConditionType.READY)
+    assert ready is not None
+    assert (ready.reason, ready.message.endswith("; exceeded quota: jobs")) == ("ReadingResult", True)
+    given_up = decided(waits.status, PREPARED, MUTE, later=SIX_MINUTES, **wish)
+    gone = decided(given_up.status, PREPARED, later=SIX_MINUTES, **wish)
+    assert (given_up.read, gone.read, gone.status.phase) == (None, None, phase)
+    failure = given_up.status.failure
+    assert wish or (failure is not None and failure.message.endswith("reading it from S3: exceeded quota: jobs"))
 
 
 def test_why_it_could_not_be_read_is_told() -> None:
