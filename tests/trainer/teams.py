@@ -3,7 +3,7 @@
 import multiprocessing
 import socket
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +17,20 @@ CONTEXT.set_forkserver_preload(["torch", "transformers", "peft"])
 
 
 def in_team(size: int, work: Callable[..., T], *arguments: Any) -> list[T]:
-    """What `work(team, *arguments)` gives in each of `size` processes; both travel by pickle."""
-    port = free_port()
+    """What `work(team, *arguments)` gives in each of `size` processes; both travel by pickle.
+
+    The first error of one ends all: the others would wait for it until the team's time is out.
+    """
+    port, others = free_port(), set(multiprocessing.active_children())
     with ProcessPoolExecutor(size, CONTEXT) as pool:
         found = [pool.submit(_member, rank, size, port, work, arguments) for rank in range(size)]
-        return [future.result() for future in found]
+        done, waiting = wait(found, return_when=FIRST_EXCEPTION)
+        for process in set(multiprocessing.active_children()) - others if waiting else ():
+            process.terminate()
+    errors = [error for future in done if (error := future.exception())]
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, RuntimeError))  # What a lost peer is told by.
+    return [future.result() for future in found]
 
 
 def free_port() -> int:
