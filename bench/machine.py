@@ -3,9 +3,11 @@
 import os
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "kopf", "kubernetes", "aiohttp")
+"""Whose versions are told, where they are installed: what only some benchmarks need is not always there."""
 
 
 def machine() -> dict[str, object]:
@@ -18,7 +20,7 @@ def machine() -> dict[str, object]:
         "memory_gib": round(memory_kib / 2**20),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
     }
 
 
