@@ -28,6 +28,7 @@ class Reason(StrEnum):
     READING_RESULT = "ReadingResult"
     CLEANED_UP = "CleanedUp"
     CLEANUP_FAILED = "CleanupFailed"
+    RETAINED = "Retained"
     NODE_LOST = "NodeLost"
 
     SUCCEEDED = "Succeeded"
@@ -104,7 +105,7 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
         ),
         Reason.STOPPING: ReasonFacts("A limit is reached, and the attempt's pods are on their way out.", NOTHING),
         Reason.SUSPENDING: ReasonFacts("The train pods save a checkpoint and go.", NOTHING),
-        Reason.CANCELLING: ReasonFacts("The pods go, and nothing is published.", NOTHING),
+        Reason.CANCELLING: ReasonFacts("The pods go; a run that is published by then has succeeded.", NOTHING),
         Reason.RESTARTED: ReasonFacts(
             "Only an Event: the cluster took a pod away, and the next attempt starts.", AGAIN
         ),
@@ -133,13 +134,18 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
             "Only an Event, at such a deletion: what the run wrote may be left; the message says where, and why.",
             "Remove it by hand.",
         ),
+        Reason.RETAINED: ReasonFacts(
+            "Only an Event, at the deletion of a Finetune that got the finalizer by hand: by its `deletionPolicy` "
+            "what it wrote stays.",
+            IS_OVER,
+        ),
     },
     "How it ended": {
         Reason.SUCCEEDED: ReasonFacts("The artifact is published and its manifest written.", IS_OVER),
         Reason.SUSPENDED: ReasonFacts(
             "`spec.suspend` is true, and no train pod is left.", "Set `spec.suspend` to false."
         ),
-        Reason.CANCELLED: ReasonFacts("`spec.cancel` is true; nothing is published, checkpoints stay.", IS_OVER),
+        Reason.CANCELLED: ReasonFacts("`spec.cancel` is true; what lies in S3 stays.", IS_OVER),
     },
     "What was reached": {
         Reason.ROWS_READY: ReasonFacts("The rows are read, checked, split and tokenised.", NOTHING),

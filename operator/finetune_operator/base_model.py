@@ -18,34 +18,42 @@ BASE_MODEL_GRACE = timedelta(seconds=60)
 """How long `finetuneRef` may name nothing: a GitOps tool applies the two in any order."""
 
 
+MOST_BASES = 16
+"""Longest row of Finetunes that wait for one another: each of them looks at all those before it."""
+
+
+def awaited_name(finetune: Finetune) -> str | None:
+    """Name of the Finetune that this one waits for, or will; None once it has its model, or needs none any more."""
+    ref, resolved = finetune.spec.model.finetune_ref, finetune.status.resolved
+    has_model = bool(resolved and resolved.model_uri)
+    return ref.name if ref and not has_model and not is_over(finetune.status) else None
+
+
 def awaited(run: Run) -> Step | None:
     """Waiting for, or failing with, the Finetune this one builds on; None when there is nothing to wait for."""
-    ref = run.finetune.spec.model.finetune_ref
-    if ref is None or (run.status.resolved and run.status.resolved.model_uri):
+    name, base = awaited_name(run.finetune), run.observed.base
+    if name is None:
         return None
-    base = run.observed.base
     if base is None or _goes_with_its_files(base):
-        return _missing(run, ref.name)
+        return _missing(run, name)
     if base.metadata.uid == run.finetune.metadata.uid:
         return _never(run, "model.finetuneRef names itself")
-    if _waits_for(base, run.finetune):
-        return _never(run, f"model.finetuneRef: Finetune {ref.name} waits for this one, so neither can begin")
+    if run.finetune.metadata.uid in (other.metadata.uid for other in run.observed.bases):
+        return _never(run, f"model.finetuneRef: Finetune {name} waits for this one, so neither can begin")
+    if len(run.observed.bases) == MOST_BASES and awaited_name(run.observed.bases[-1]):
+        words = f"more than {MOST_BASES} Finetunes would have to succeed before this one; create it when fewer are left"
+        return _never(run, f"model.finetuneRef: {words}")
     if is_true(base.status, ConditionType.SUCCEEDED) and base.status.artifact:
         return None
     if is_over(base.status):
-        return _never(run, f"model.finetuneRef: Finetune {ref.name} failed, so there is nothing to start from")
+        return _never(run, f"model.finetuneRef: Finetune {name} failed, so there is nothing to start from")
     return steps.waiting(
-        run, Reason.WAITING_FOR_BASE_MODEL, f"waiting for Finetune {ref.name} to succeed", timedelta(seconds=30)
+        run, Reason.WAITING_FOR_BASE_MODEL, f"waiting for Finetune {name} to succeed", timedelta(seconds=30)
     )
 
 
 def _goes_with_its_files(base: Finetune) -> bool:
     return bool(base.metadata.deletion_timestamp) and base.spec.output.deletion_policy is DeletionPolicy.DELETE
-
-
-def _waits_for(base: Finetune, finetune: Finetune) -> bool:
-    ref, resolved = base.spec.model.finetune_ref, base.status.resolved
-    return bool(ref and ref.name == finetune.metadata.name) and not (resolved and resolved.model_uri)
 
 
 def _never(run: Run, message: str) -> Step:

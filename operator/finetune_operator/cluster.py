@@ -22,6 +22,7 @@ from finetune_operator.api_server import (
     Conflict,
     Refused,
 )
+from finetune_operator.base_model import MOST_BASES, awaited_name
 from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
 from finetune_operator.nodes import Nodes
@@ -74,6 +75,19 @@ class Cluster:
         """The Finetune as the API server returns it."""
         # The name may be what a user has written: no part of it may lead to another path.
         return await self._api.get(f"{_finetunes(key.namespace)}/{quote(key.name, safe='')}")
+
+    async def get_bases(self, finetune: Finetune) -> tuple[Finetune, ...]:
+        """The Finetune that this one waits for, then the one that that one waits for, until one is met again."""
+        bases: list[Finetune] = []
+        met, last = set[str](), finetune
+        while (name := awaited_name(last)) and len(bases) < MOST_BASES and last.metadata.uid not in met:
+            met.add(last.metadata.uid)
+            base = await self.get_finetune(Key(finetune.metadata.namespace, name))
+            if base is None:
+                break
+            bases.append(base)
+            last = base
+        return tuple(bases)
 
     async def list_versions(self, namespaces: list[str]) -> dict[Key, str]:
         """Every Finetune of these namespaces, or of all, and its resourceVersion."""

@@ -20,6 +20,7 @@ from finetune_operator.attempts import a_failure, failure_of, findings_of, last_
 from finetune_operator.bounded import bounded
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed
+from finetune_operator.order import run_root
 from finetune_operator.progress import back_to_checkpoint, merge_report, with_checkpoint
 from finetune_operator.settings import Settings
 from finetune_operator.steps import Run
@@ -174,8 +175,21 @@ def _stage(run: Run, stage: Stage) -> Step:
 
 def _is_done(run: Run, job: Job) -> bool:
     """True for a complete Job, and for one whose first pod had published before another one of its gang failed."""
-    result = result_of(job, run.observed.report) if job.state is JobState.FAILED else None
-    return job.state is JobState.COMPLETE or (result is not None and result.artifact is not None)
+    return job.state is JobState.COMPLETE or (job.state is JobState.FAILED and _has_published(run, job))
+
+
+def _has_published(run: Run, job: Job) -> bool:
+    result = result_of(job, run.observed.report)
+    return result is not None and result.artifact is not None
+
+
+def _quicker(run: Run, job: Job | None) -> Step | None:
+    """What an attempt came to that is to be stopped, and was quicker; also where its pods are only about to end."""
+    if job is None or not (_is_done(run, job) or _has_published(run, job)):
+        return None
+    step = results.of_complete(run, replace(job, finished_at=job.finished_at or run.now))
+    lingers = job.state is JobState.RUNNING and not job.is_leaving
+    return replace(step, stop=(job,)) if step and lingers else step
 
 
 def _without_job(run: Run, attempt: Attempt) -> Step:
@@ -186,7 +200,9 @@ def _without_job(run: Run, attempt: Attempt) -> Step:
     if current.state is StageState.FAILED and run.status.failure:
         return _after_failure(run, attempt, run.status.failure)
     failure = vanished(attempt.stage, attempt.number)
-    ended = stages.stop(run.status, attempt.stage, failure.message, run.now, state=StageState.FAILED)
+    # Nobody may have looked for hours.
+    seen_at = guards.last_seen(run, current) or run.now
+    ended = stages.stop(run.status, attempt.stage, failure.message, seen_at, state=StageState.FAILED)
     return _after_failure(replace(run, status=ended), attempt, failure)
 
 
@@ -218,8 +234,8 @@ def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) 
 def _stopped(run: Run, attempt: Attempt) -> Step:
     """A stopped attempt, until its Job and pods are gone; then the next one, unless a limit still holds the run."""
     job = run.observed.job(attempt.stage, attempt.number)
-    if job and _is_done(run, job) and (step := results.of_complete(run, job)):
-        return step  # It was quicker.
+    if (step := _quicker(run, job)) is not None:
+        return step
     leaving, held = _leaving(run, Reason.STOPPING, (job,) if job else ()), _still_held(run, attempt.stage)
     if held is not None:
         return replace(held, stop=leaving.stop, check_again=leaving.check_again) if leaving else held
@@ -240,7 +256,7 @@ def _leaving(run: Run, reason: Reason, jobs: tuple[Job, ...]) -> Step | None:
 def _suspended(run: Run) -> Step:
     """Its user wants it to pause: a running attempt is stopped, one that has ended is judged as ever."""
     current, job = stages.find(run.status, Stage.TRAIN), _newest_training(run)
-    if job and _is_done(run, job) and (step := results.of_complete(run, job)):
+    if (step := _quicker(run, job)) is not None:
         return step
     if job and job.state is not JobState.RUNNING:
         step = _stage(run, Stage.TRAIN)
@@ -257,16 +273,22 @@ def _suspended(run: Run) -> Step:
 
 def _cancelled(run: Run) -> Step:
     """Its user wants it to end. An artifact that is published already stays what the run came to."""
-    job = _newest_training(run)
-    if job and _is_done(run, job) and (step := results.of_complete(run, job)):
+    if (step := _quicker(run, _newest_training(run))) is not None:
         return step
     for stage in Stage:
         if (entry := stages.find(run.status, stage)) and entry.state in (StageState.PENDING, StageState.RUNNING):
             run = replace(run, status=stages.stop(run.status, stage, "cancelled", run.now))
     running = tuple(job for job in run.observed.jobs if job.state is JobState.RUNNING)
-    message = "spec.cancel is true; nothing is published, and what lies in S3 stays"
+    message = f"spec.cancel is true; what lies in S3 stays; {_what_is_published(run)}"
     status = run.status.model_copy(update={"retry_at": None})
     return _leaving(run, Reason.CANCELLING, running) or Step(status, Verdict.CANCELLED, Reason.CANCELLED, message)
+
+
+def _what_is_published(run: Run) -> str:
+    if not is_true(run.status, ConditionType.TRAINED):
+        return "nothing is published"
+    root = run_root(run.finetune).output_uri
+    return f"it was publishing, and was in time if there is a manifest.json in {root}"
 
 
 def _exceeded(run: Run, stage: Stage) -> Step | None:

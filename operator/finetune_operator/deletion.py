@@ -48,7 +48,9 @@ def needs_finalizer(finetune: Finetune) -> bool:
 
 
 def depart(finetune: Finetune, observed: Observed, settings: Settings, now: datetime) -> Departure:
-    """The next step of going, for a Finetune with our finalizer."""
+    """The next step of going, for a Finetune with our finalizer, whoever set it: what it wrote goes by its policy."""
+    if finetune.spec.output.deletion_policy is not DeletionPolicy.DELETE:
+        return Departure(farewell=_retained(finetune))
     patience = timedelta(seconds=settings.cleanup_seconds)
     if observed.cleanup:
         return _cleaning(finetune, observed.cleanup, patience, now)
@@ -89,6 +91,13 @@ def kept(finetune: Finetune, why: str) -> Turn:
     """Something of what the run wrote may be left."""
     message = f"what the run wrote may be left at {run_root(finetune).output_uri}: {why}"
     return Turn(True, Reason.CLEANUP_FAILED, shortened(one_line(message), STATUS_MESSAGE_LENGTH))
+
+
+def _retained(finetune: Finetune) -> Turn:
+    """Nothing of what the run wrote is removed."""
+    policy = finetune.spec.output.deletion_policy
+    message = f"spec.output.deletionPolicy is {policy}: what the run wrote stays at {run_root(finetune).output_uri}"
+    return Turn(False, Reason.RETAINED, message)
 
 
 def _outcome(finetune: Finetune, cleanup: Cleanup) -> Turn:

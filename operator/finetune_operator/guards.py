@@ -4,6 +4,7 @@ A trainer tells of each step and of each new thing that it does, so silence is t
 ends nothing: only where the spec says so is the attempt given up. GPUs that wait for their host are told, and no more.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -11,7 +12,7 @@ from finetune_api.names import ConditionType, FailureClass, Stage, StageState
 from finetune_api.placement import OnStall
 from finetune_api.reasons import Reason
 from finetune_api.states import FALSE, TRUE
-from finetune_api.status import Failure, FinetuneStatus
+from finetune_api.status import Failure, FinetuneStatus, StageStatus
 
 from finetune_operator import stages
 from finetune_operator.attempts import a_failure
@@ -41,14 +42,26 @@ def silence(run: Run) -> Silence | None:
     allowed, entry = run.finetune.spec.guards.stall_seconds, stages.find(run.status, Stage.TRAIN)
     if not allowed or entry is None or entry.state is not StageState.RUNNING or entry.started_at is None:
         return None
-    report, progress = run.observed.report, run.status.progress
-    signs = [entry.started_at]
-    if report and (report.body.stage, report.body.attempt) == (Stage.TRAIN, entry.attempt):
-        signs.append(report.received_at)
-    if progress and progress.updated_at:  # All that is known after a restart of the operator.
-        signs.append(progress.updated_at)
-    since = max(signs)
+    since = max([entry.started_at, *_signs(run, entry)])
     return Silence(since, since + timedelta(seconds=allowed) - run.now)
+
+
+def last_seen(run: Run, entry: StageStatus) -> datetime | None:
+    """When the newest train attempt is known to have run last; None for others, and where nobody has ever told."""
+    if entry.name is not Stage.TRAIN or entry.started_at is None:
+        return None
+    reckoned = run.status.cost.as_of if run.status.cost else None
+    signs = [*_signs(run, entry), *([reckoned] if reckoned else [])]
+    return max((sign for sign in signs if entry.started_at < sign <= run.now), default=None)
+
+
+def _signs(run: Run, entry: StageStatus) -> Iterator[datetime]:
+    """When something was heard of the newest train attempt, or of one before it."""
+    report, progress = run.observed.report, run.status.progress
+    if report and (report.body.stage, report.body.attempt) == (Stage.TRAIN, entry.attempt):
+        yield report.received_at
+    if progress and progress.updated_at:  # All that is known after a restart of the operator.
+        yield progress.updated_at
 
 
 def watched(run: Run) -> FinetuneStatus:

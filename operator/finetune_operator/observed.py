@@ -178,8 +178,8 @@ class Observed:
     orphans: tuple[Pod, ...] = ()
     """Pods whose Job is gone: somebody deleted it, and they are on their way out."""
     report: Report | None = None
-    base: Finetune | None = None
-    """The Finetune that `model.finetuneRef` names, where it exists."""
+    bases: tuple[Finetune, ...] = ()
+    """The Finetune that `model.finetuneRef` names, where it exists, then the one that it waits for, and so on."""
     node: Labels | None = None
     """Labels of the node that the newest train pod has; None while there is none, or nobody may read it."""
     nodes: tuple[Labels, ...] = ()
@@ -188,6 +188,11 @@ class Observed:
     """Jobs that read from S3 what an attempt came to whose own words were lost."""
     cleanup: Cleanup | None = None
     """The Job that removes what the run wrote; looked for only once the Finetune is being deleted."""
+
+    @property
+    def base(self) -> Finetune | None:
+        """The Finetune that this one starts from."""
+        return self.bases[0] if self.bases else None
 
     def job(self, stage: Stage, attempt: int) -> Job | None:
         """That attempt's Job."""

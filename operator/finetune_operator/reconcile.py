@@ -182,13 +182,9 @@ async def observe(finetune: Finetune, children: Observed, cluster: Cluster, repo
     """Everything a decision needs, beside what is known of the children."""
     if not is_watched(finetune):
         return Observed()
-    ref = finetune.spec.model.finetune_ref
-    is_resolved = finetune.status.resolved is not None and finetune.status.resolved.model_uri is not None
-    base = None
-    if ref and not is_resolved:
-        base = await cluster.get_finetune(Key(finetune.metadata.namespace, ref.name))
+    bases = await cluster.get_bases(finetune)
     troubled = await cluster.with_trouble(children, finetune.metadata.namespace)
-    seen = replace(troubled, report=reports.newest(finetune.metadata.uid), base=base)
+    seen = replace(troubled, report=reports.newest(finetune.metadata.uid), bases=bases)
     return await with_nodes(seen, finetune, cluster)
 
 

@@ -1,12 +1,14 @@
 """A run that builds on another: it waits for that one, starts from its artifact, and fails with it."""
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from finetune_api.names import ConditionType, Phase, Stage
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
+from finetune_operator.cluster import Cluster, Key
 from finetune_operator.conditions import condition_of
 from finetune_operator.decide import Decision, decide
 from finetune_operator.observed import Job, JobState, Observed
@@ -23,7 +25,8 @@ def decided(
 ) -> Decision:
     """One decision about the run that builds on `base`, `seconds` after it was made."""
     finetune = a_finetune(status=status, **BUILDS_ON | spec)
-    return decide(finetune, Observed(jobs=jobs, base=base), some_settings(), NOON + timedelta(seconds=seconds))
+    observed = Observed(jobs=jobs, bases=(base,) if base else ())
+    return decide(finetune, observed, some_settings(), NOON + timedelta(seconds=seconds))
 
 
 def a_base(status: FinetuneStatus | None = None, is_leaving: bool = False, **spec: Any) -> Finetune:
@@ -82,7 +85,6 @@ def test_it_waits_and_then_starts_from_the_artifact() -> None:
         (None, 59, "WaitingForBaseModel"),
         (None, 60, "BaseModelNotFound"),
         (a_finetune(), 0, "BaseModelFailed"),
-        (a_base(model={"finetuneRef": {"name": "story"}}), 0, "BaseModelFailed"),
         (a_base(model={"finetuneRef": {"name": "another"}}), 0, "WaitingForBaseModel"),
         (a_base(SUCCEEDED, True), 60, "Preparing"),
         (a_base(SUCCEEDED, True, output={"uri": "s3://out/a", "deletionPolicy": "Delete"}), 60, "BaseModelNotFound"),
@@ -90,6 +92,50 @@ def test_it_waits_and_then_starts_from_the_artifact() -> None:
 )
 def test_what_becomes_of_the_base_decides(base: Finetune | None, seconds: int, reason: str) -> None:
     assert reason_of(decided(None, base, seconds=seconds).status) == reason
+
+
+class Stored(Cluster):
+    """The API server's Finetunes, by name."""
+
+    def __init__(self, *finetunes: Finetune) -> None:
+        self._finetunes = {finetune.metadata.name: finetune for finetune in finetunes}
+
+    async def get_finetune(self, key: Key) -> Finetune | None:
+        return self._finetunes.get(key.name)
+
+
+def row_of_waiting(count: int, last: str | None) -> list[Finetune]:
+    """Finetunes that wait each for the next one, the last one for `last`."""
+    names = [*(f"run-{number}" for number in range(count)), last]
+    return [a_waiting(name, base) for name, base in pairwise(names) if name]
+
+
+def a_waiting(name: str, base: str | None) -> Finetune:
+    spec: dict[str, Any] = {"model": {"finetuneRef": {"name": base}}} if base else {}
+    finetune = a_finetune(**spec)
+    changes = {"name": name, "uid": f"{name}-uid"}
+    return finetune.model_copy(update={"metadata": finetune.metadata.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("count", "last", "seen", "message"),
+    [
+        (2, "run-0", 2, "waits for this one"),
+        (5, "run-0", 5, "waits for this one"),
+        (5, "run-2", 5, "waiting for Finetune run-1"),
+        (3, "gone", 2, "waiting for Finetune run-1"),
+        (17, None, 16, "waiting for Finetune run-1"),
+        (18, None, 16, "more than 16 Finetunes"),
+        (40, "run-0", 16, "more than 16 Finetunes"),
+    ],
+)
+async def test_no_row_of_finetunes_waits_for_itself(count: int, last: str | None, seen: int, message: str) -> None:
+    first, *others = row_of_waiting(count, last)
+    bases = await Stored(first, *others).get_bases(first)
+    assert len(bases) == seen
+    ready = condition_of(decide(first, Observed(bases=bases), some_settings(), NOON).status, ConditionType.READY)
+    assert ready is not None
+    assert message in ready.message
 
 
 def test_a_base_that_is_deleted_while_it_is_waited_for_ends_the_wait() -> None:

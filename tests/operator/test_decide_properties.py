@@ -82,14 +82,14 @@ def well_done(stage: Stage, attempt: int = 1) -> Job:
 
 CANCELLED = decide(a_finetune(cancel=True), Observed(), some_settings(), NOON).status
 SUCCEEDED = decide(a_finetune(), Observed(jobs=tuple(map(well_done, Stage))), some_settings(), NOON).status
-bases = st.sampled_from([None, *map(a_base, (FinetuneStatus(), CANCELLED, SUCCEEDED))])
+bases = st.lists(st.sampled_from([*map(a_base, (FinetuneStatus(), CANCELLED, SUCCEEDED))]), max_size=1).map(tuple)
 worlds = st.builds(
     Observed,
     jobs=st.lists(jobs, max_size=4).map(tuple),
     orphans=st.lists(pods, max_size=1).map(tuple),
     report=reports,
     readings=st.lists(jobs, max_size=1).map(tuple),
-    base=bases,
+    bases=bases,
     node=st.one_of(st.none(), LABELS),
     nodes=st.lists(LABELS, max_size=2).map(tuple),
 )

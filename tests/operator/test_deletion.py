@@ -48,6 +48,15 @@ def test_only_a_run_whose_files_go_with_it_waits_for_anything() -> None:
     assert not needs_finalizer(a_leaving_finetune())
 
 
+def test_a_finalizer_that_somebody_has_set_by_hand_removes_nothing() -> None:
+    by_hand = a_leaving_finetune()
+    retained = by_hand.model_copy(update={"spec": a_finetune().spec})
+    gone = depart(retained, Observed(jobs=(a_job(),)), some_settings(), NOON)
+    assert (gone.clean, gone.stop) == (False, ())
+    assert gone.farewell is not None
+    assert (gone.farewell.reason, "deletionPolicy is Retain" in gone.farewell.message) == ("Retained", True)
+
+
 def test_its_children_go_first() -> None:
     job, reading = a_job(), replace(a_job(), name="reading")
     first = departed(jobs=(job,), readings=(reading,))

@@ -12,7 +12,17 @@ from finetune_operator.decide import Decision, decide, refused
 from finetune_operator.observed import Job, JobState, Observed, Pod
 from finetune_operator.verdict import Attempt
 
-from tests.builders import NOON, a_failed_pod, a_failure_message, a_finetune, a_job, a_pod, a_result, some_settings
+from tests.builders import (
+    NOON,
+    a_failed_pod,
+    a_failure_message,
+    a_finetune,
+    a_job,
+    a_pod,
+    a_report,
+    a_result,
+    some_settings,
+)
 
 PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
@@ -153,6 +163,40 @@ def test_what_a_gang_had_published_before_it_lost_a_pod_is_not_cancelled() -> No
     first = a_pod(phase="Succeeded", started_at=NOON, exit_code=0, message=a_result(TRAIN).to_message())
     gang = replace(a_job(TRAIN, 1, FAILED, first, a_failed_pod(name="other", index=1)), size=2)
     assert decided(training(), PREPARED, gang, cancel=True).status.phase is Phase.SUCCEEDED
+
+
+@pytest.mark.parametrize("wish", [{"suspend": True}, {"cancel": True}, {"activeDeadlineSeconds": 60}])
+def test_a_run_that_is_published_and_whose_job_is_about_to_end_has_succeeded(wish: dict[str, Any]) -> None:
+    pod = a_pod(phase="Running", started_at=NOON, message=a_result(TRAIN).to_message())
+    for status in (training(), decided(training(), PREPARED, a_job(TRAIN, 1, RUNNING, A_POD), **wish).status):
+        ending = decided(status, PREPARED, a_job(TRAIN, 1, RUNNING, pod), seconds=9, **wish)
+        if "activeDeadlineSeconds" in wish:
+            assert (ending.stop, ending.status.phase) == ((), Phase.TRAINING), "it ends by itself"
+            continue
+        assert (ending.stop, ending.status.phase) == ((a_job(TRAIN, 1, RUNNING, pod),), Phase.SUCCEEDED)
+        assert ending.status.artifact == a_result(TRAIN).artifact
+
+
+def test_a_run_that_was_cancelled_while_it_published_does_not_say_that_nothing_is() -> None:
+    report = a_report(activity="publishing", progress={"step": 9, "totalSteps": 9})
+    seen = Observed(jobs=(PREPARED, a_job(TRAIN, 1, RUNNING, A_POD)), report=report)
+    publishing = decide(a_finetune(status=training()), seen, some_settings(), NOON).status
+    for status, words in (
+        (publishing, "if there is a manifest.json in s3://out/models/team-a/story/"),
+        (training(), "nothing"),
+    ):
+        ended = condition_of(decided(status, PREPARED, cancel=True).status, ConditionType.SUCCEEDED)
+        assert ended is not None
+        assert words in ended.message
+
+
+def test_of_a_job_that_is_gone_only_the_time_counts_in_which_something_was_heard_of_it() -> None:
+    heard = a_report(progress={"step": 3}, received_at=NOON + timedelta(seconds=40))
+    seen = Observed(jobs=(PREPARED, a_job(TRAIN, 1, RUNNING, A_POD)), report=heard)
+    status = decide(a_finetune(status=training()), seen, some_settings(), NOON + timedelta(seconds=40)).status
+    gone = decided(status, PREPARED, seconds=7200).status
+    assert (gone.active_seconds, gone.restarts) == (40, 1)
+    assert decided(training(), PREPARED, seconds=50).status.active_seconds == 50, "nobody has ever told"
 
 
 def test_cancelling_stops_prepare_too() -> None:
