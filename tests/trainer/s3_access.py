@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.run import SecretFolder, StorageAccess
-from finetune_trainer.s3 import s3_client
+from finetune_trainer.s3_place import s3_client
 
 
 def some_keys(folder: Path, **keys: str) -> SecretFolder:

@@ -15,7 +15,7 @@ from finetune_trainer import checkpoint
 from finetune_trainer.checkpoint import Checkpoints, Origin, Snapshot
 from finetune_trainer.errors import RunError
 from finetune_trainer.log import Log
-from finetune_trainer.s3 import s3_client
+from finetune_trainer.s3_place import s3_client
 from finetune_trainer.store import FileStore, Store, open_store
 
 from tests.trainer.s3_access import an_access

@@ -12,7 +12,9 @@ from finetune_trainer.errands import cleanup, lost_result
 from finetune_trainer.errors import RunError
 from finetune_trainer.prepared import REFERENCES_FILE, TOKENS_FILE, PreparedIndex, write_prepared
 from finetune_trainer.publish import publish
-from finetune_trainer.s3 import PART_BYTES, S3Store, s3_client
+from finetune_trainer.s3 import S3Store
+from finetune_trainer.s3_place import s3_client
+from finetune_trainer.s3_uploads import PART_BYTES
 from finetune_trainer.store import open_store
 
 from tests.trainer.faulty_s3 import Fault, FaultyProxy, serving

@@ -8,7 +8,7 @@ import pytest
 from finetune_api.run import StorageAccess
 from finetune_trainer.errors import RunError
 from finetune_trainer.reach import check_endpoint, look_up
-from finetune_trainer.s3 import s3_client
+from finetune_trainer.s3_place import s3_client
 
 ATTEMPTS = """
 import http.client, socket, urllib.request

@@ -14,7 +14,8 @@ from finetune_api.output import Checksums
 from finetune_api.run import RunResult, RunSpec, StorageAccess
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
-from finetune_trainer.s3 import TRIES, S3Store
+from finetune_trainer.s3 import S3Store
+from finetune_trainer.s3_place import TRIES
 
 from tests.trainer.faulty_s3 import FOREVER, FakeS3, Fault, FaultyProxy, Habits, serving
 from tests.trainer.runs import a_run
@@ -170,7 +171,7 @@ def test_a_given_up_upload_leaves_neither_object_nor_parts(store: S3Store, proxy
         store.put_file("large", a_large_file(tmp_path))
     assert caught.value.failure_class == "Infrastructure"
     assert store.head("large") is None
-    assert "Uploads" not in store.client.list_multipart_uploads(Bucket="faults", Prefix=store.prefix)
+    assert "Uploads" not in store.place.client.list_multipart_uploads(Bucket="faults", Prefix=store.place.prefix)
 
 
 def test_an_upload_that_is_interrupted_leaves_no_parts(
@@ -182,7 +183,7 @@ def test_an_upload_that_is_interrupted_leaves_no_parts(
     monkeypatch.setattr(store, "_complete", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.put_file("large", a_large_file(tmp_path))
-    assert "Uploads" not in store.client.list_multipart_uploads(Bucket="faults", Prefix=store.prefix)
+    assert "Uploads" not in store.place.client.list_multipart_uploads(Bucket="faults", Prefix=store.place.prefix)
 
 
 def test_an_answer_that_is_cut_or_damaged_is_asked_for_again(store: S3Store, proxy: FaultyProxy) -> None:

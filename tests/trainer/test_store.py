@@ -10,7 +10,7 @@ import pytest
 from finetune_api.run import SecretFolder, StorageAccess
 from finetune_trainer.credentials import required_secret
 from finetune_trainer.errors import RunError
-from finetune_trainer.s3 import PART_BYTES
+from finetune_trainer.s3_uploads import PART_BYTES
 from finetune_trainer.store import FileStore, NotFoundError, Store, open_store, split_uri, uri_of
 
 from tests.trainer.s3_access import an_access, make_bucket, some_keys
