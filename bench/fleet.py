@@ -83,6 +83,13 @@ class Process:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
+    def peak_bytes(self) -> int:
+        """The most memory it has had at any time. Source: proc(5), VmHWM."""
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert found
+        return int(found[1]) * 1024
+
+    @property
     def resident_bytes(self) -> int:
         """Memory it has now."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -141,6 +148,14 @@ async def create(api: ApiServer, name: str, **spec: Any) -> dict[str, Any]:
     return await api.request("POST", FINETUNES, body=a_body(name, NAMESPACE, **spec))
 
 
+async def listed(api: ApiServer, path: str, label_selector: str = "") -> tuple[list[dict[str, Any]], str]:
+    """All objects, and the version of the list."""
+    bodies, version = list[dict[str, Any]](), ""
+    async for page, listed_at in api.pages(path, label_selector):
+        bodies, version = bodies + page, listed_at
+    return bodies, version
+
+
 async def apply_status(api: ApiServer, name: str, status: dict[str, Any]) -> None:
     """Write a whole status, as the operator does."""
     body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}, "status": status}
@@ -160,7 +175,7 @@ class Player:
 
     async def play(self) -> None:
         """For ever, pod by pod."""
-        pods, version = await self.api.list_with_version(PODS, OURS)
+        pods, version = await listed(self.api, PODS, OURS)
         waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for pod in pods:
             waiting.put_nowait(pod)
@@ -209,7 +224,7 @@ class Sightings:
 
     async def watch(self, api: ApiServer) -> None:
         """For ever."""
-        _, version = await api.list_with_version(JOBS, OURS)
+        _, version = await listed(api, JOBS, OURS)
         async for change in api.watch(JOBS, OURS, version, LONG):
             self.at.setdefault(change["object"]["metadata"]["labels"][names.LABEL_NAME], time.monotonic())
 
@@ -232,7 +247,7 @@ async def until(is_so: Callable[[], Awaitable[bool]], seconds: float = 600) -> f
 
 async def phases(api: ApiServer) -> Counter[str]:
     """How many Finetunes are in each phase."""
-    bodies, _ = await api.list_with_version(FINETUNES)
+    bodies, _ = await listed(api, FINETUNES)
     return Counter(body.get("status", {}).get("phase", "") for body in bodies)
 
 

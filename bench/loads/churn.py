@@ -4,7 +4,20 @@ import asyncio
 
 from finetune_operator.api_server import ApiServer
 
-from bench.fleet import FINETUNES, JOBS, PODS, Player, Process, connected, create, in_background, named, ready, until
+from bench.fleet import (
+    FINETUNES,
+    JOBS,
+    PODS,
+    Player,
+    Process,
+    connected,
+    create,
+    in_background,
+    listed,
+    named,
+    ready,
+    until,
+)
 from bench.loads.measured import Line, Size
 from tests.cluster.light import LightCluster
 
@@ -33,7 +46,7 @@ async def soak(light: LightCluster, process: Process, size: Size) -> Line:
         late = process.resident_bytes, process.descriptors
 
         async def nothing_is_left() -> bool:
-            return not any([(await api.list_with_version(path))[0] for path in (FINETUNES, JOBS, PODS)])
+            return not any([(await listed(api, path))[0] for path in (FINETUNES, JOBS, PODS)])
 
         await until(nothing_is_left, 120)
     grown, opened = (late[0] - early[0]) / 2**20, late[1] - early[1]

@@ -70,7 +70,7 @@ def over_and_cold(size: Size, status: dict[str, Any]) -> list[Line]:
         began = time.monotonic()
         with operator(light) as process:
             seconds = asyncio.run(cold_start(light, process, size.present, began))
-            memory = process.resident_bytes / 2**20
+            memory = process.peak_bytes / 2**20
     writes = asked["PATCH"] + asked["POST"] + asked["DELETE"]
     words = f"{writes} writes but the Lease's, {asked['GET']} reads in {size.idle_seconds} s, {share:.1%} of a core"
     return [
@@ -78,7 +78,7 @@ def over_and_cold(size: Size, status: dict[str, Any]) -> list[Line]:
         Line(
             f"{size.present:,} present, cold start",
             "< 60 s, < 250 MiB",
-            f"{seconds:.1f} s, {memory:.0f} MiB",
+            f"{seconds:.1f} s, {memory:.0f} MiB at most",
             seconds < 60 and memory < 250,
         ),
     ]

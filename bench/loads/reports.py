@@ -20,6 +20,7 @@ from bench.fleet import (
     create,
     in_background,
     in_parallel,
+    listed,
     named,
     phases,
     ready,
@@ -79,7 +80,7 @@ class Reporters:
 
     async def watch(self) -> None:
         """Each status that tells a later step ends the wait of all reports up to it."""
-        _, version = await self.api.list_with_version(FINETUNES)
+        _, version = await listed(self.api, FINETUNES)
         told: Counter[str] = Counter()
         async for change in self.api.watch(FINETUNES, "", version, 3600):
             name, status = change["object"]["metadata"]["name"], change["object"].get("status", {})

@@ -104,18 +104,20 @@ class ApiServer:
         answer = await self.request("GET", path, query)
         return list(answer.get("items", []))
 
-    async def list_with_version(
+    async def pages(
         self, path: str, label_selector: str = "", accept: str = "application/json"
-    ) -> tuple[list[dict[str, Any]], str]:
-        """All objects, page by page, and the version of the list, from which a watch misses nothing."""
-        bodies: list[dict[str, Any]] = []
+    ) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
+        """All objects, a page at a time, each with the version of the list, from which a watch misses nothing.
+
+        Whoever keeps what is needed of each page never has all objects in memory.
+        """
         query = [("limit", str(PAGE_SIZE)), *([("labelSelector", label_selector)] if label_selector else [])]
         page: Query = []
         while True:
             answer = await self.request("GET", path, [*query, *page], accept=accept)
-            bodies += answer.get("items") or []
+            yield answer.get("items") or [], str(answer["metadata"]["resourceVersion"])
             if not answer["metadata"].get("continue"):
-                return bodies, str(answer["metadata"]["resourceVersion"])
+                return
             page = [("continue", answer["metadata"]["continue"])]
 
     async def watch(

@@ -1,10 +1,8 @@
 """What the operator does to Finetunes and to what it makes for them, each verb a request or two to the API server."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -23,13 +21,11 @@ from finetune_operator.api_server import (
     Refused,
 )
 from finetune_operator.base_model import MOST_BASES, awaited_name
-from finetune_operator.kueue import workload_names
 from finetune_operator.manifests import Manifest
 from finetune_operator.nodes import Nodes
 from finetune_operator.observed import (
     Cleanup,
     Job,
-    JobState,
     Observed,
     Pod,
     controller_of,
@@ -37,18 +33,13 @@ from finetune_operator.observed import (
     observed_cleanup,
 )
 from finetune_operator.remembered import Remembered
+from finetune_operator.troubles import Troubles
 
 log = logging.getLogger(__name__)
-
-TROUBLE_AGE = timedelta(seconds=10)
-"""A Job whose pod has not started for so long is asked for its Events."""
 
 REFUSAL_WAIT = timedelta(seconds=15)
 """Wait before an object is created again that the API server has refused, say for a quota: whatever it is that makes
 somebody ask again, be it the refusal in the status, whose words may differ each time."""
-
-TROUBLED_PODS = 4
-"""Pods of one Job that are asked for: those of a gang mostly wait for the same thing."""
 
 
 class Key(NamedTuple):
@@ -64,6 +55,7 @@ class Cluster:
     def __init__(self, api: ApiServer) -> None:
         self._api = api
         self.nodes = Nodes(api)
+        self.troubles = Troubles(api)
         self._refusals = Remembered[Refused](REFUSAL_WAIT.total_seconds())
 
     async def get_finetune(self, key: Key) -> Finetune | None:
@@ -92,9 +84,12 @@ class Cluster:
     async def list_versions(self, namespaces: list[str]) -> dict[Key, str]:
         """Every Finetune of these namespaces, or of all, and its resourceVersion."""
         paths = [_finetunes(namespace) for namespace in namespaces] or [_finetunes(None)]
-        pages = [await self._api.list_with_version(path, accept=LIST_METADATA_ONLY) for path in paths]
-        metadata = [body["metadata"] for bodies, _ in pages for body in bodies]
-        return {Key(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metadata}
+        versions: dict[Key, str] = {}
+        for path in paths:
+            async for page, _ in self._api.pages(path, accept=LIST_METADATA_ONLY):
+                metadata = [body["metadata"] for body in page]
+                versions |= {Key(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in metadata}
+        return versions
 
     async def list_children(self, finetune: Finetune) -> Observed:
         """The Jobs of a Finetune with their pods, and pods whose Job is gone; all read now."""
@@ -105,10 +100,6 @@ class Cluster:
         pods = await self._api.get_items(f"/api/v1/namespaces/{meta.namespace}/pods", selector)
         return observed_children(jobs, pods, meta.uid)
 
-    async def with_trouble(self, observed: Observed, namespace: str) -> Observed:
-        """What was observed; Jobs whose pods have not started for a while with the newest warning about them."""
-        return replace(observed, jobs=tuple([await self._with_trouble(job, namespace) for job in observed.jobs]))
-
     async def get_cleanup(self, finetune: Finetune) -> Cleanup | None:
         """The Job that removes what a Finetune wrote, where it was made."""
         meta = finetune.metadata
@@ -116,20 +107,6 @@ class Cluster:
         jobs = await self._api.get_items(f"/apis/batch/v1/namespaces/{meta.namespace}/jobs", selector)
         pods = await self._api.get_items(f"/api/v1/namespaces/{meta.namespace}/pods", selector) if jobs else []
         return observed_cleanup(jobs, pods)
-
-    async def _with_trouble(self, job: Job, namespace: str) -> Job:
-        """The Job; where its pod has not started for a while, with the newest warning about either, or its queue's."""
-        age = datetime.now(UTC) - job.created_at if job.created_at else timedelta(0)
-        if job.state is not JobState.RUNNING or job.has_started or age < TROUBLE_AGE:
-            return job
-        late = [pod.name for pod in job.pods if pod.started_at is None]
-        about = workload_names(job.name, job.uid) if job.is_suspended else [job.name, *late[:TROUBLED_PODS]]
-        queries = [[("fieldSelector", f"involvedObject.name={name},type=Warning")] for name in about]
-        path = f"/api/v1/namespaces/{namespace}/events"
-        lists = await asyncio.gather(*(self._api.get_items(path, query) for query in queries))
-        events = [event for found in lists for event in found]
-        newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")), default=None)
-        return replace(job, trouble=_words_of(newest)) if newest else job
 
     async def remove_lost_pod(self, namespace: str, pod: Pod, message: str, now: datetime) -> bool:
         """Call this very pod failed, as the pod collector of Kubernetes does, and delete it without its kubelet.
@@ -253,11 +230,6 @@ class Cluster:
                 await self._api.request("PATCH", path, body=body, content_type=MERGE_PATCH)
         except (ClusterUnreachable, Conflict, Refused) as error:
             log.warning("an event was not counted up: %s", error)
-
-
-def _words_of(event: Mapping[str, Any]) -> str:
-    """Reason and message of a warning Event; whoever recorded it may have left out either."""
-    return f"{event.get('reason', 'Warning')}: {event.get('message', '')}".rstrip(": ")
 
 
 def _finetunes(namespace: str | None) -> str:

@@ -59,7 +59,9 @@ class Children:
         while True:
             began = time.monotonic()
             try:
-                bodies, version = await api.list_with_version(self.path, OURS)
+                bodies, version = list[Body](), ""
+                async for page, listed_at in api.pages(self.path, OURS):
+                    bodies, version = [*bodies, *map(_trimmed, page)], listed_at
                 self.replace(bodies)
                 async for change in api.watch(self.path, OURS, version, seconds):
                     self.apply(change)

@@ -72,6 +72,11 @@ class Pod:
     """When it must have left, once it was told to; its grace period is counted in."""
 
     @property
+    def says_why(self) -> bool:
+        """Whether it says more of why it has not started than a reason such as `ContainerCreating`."""
+        return self.waiting is not None and ":" in self.waiting
+
+    @property
     def is_active(self) -> bool:
         """True while the pod holds, or may yet take, its resources."""
         return self.phase in ("Pending", "Running", "Unknown")

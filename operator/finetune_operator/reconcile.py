@@ -183,7 +183,7 @@ async def observe(finetune: Finetune, children: Observed, cluster: Cluster, repo
     if not is_watched(finetune):
         return Observed()
     bases = await cluster.get_bases(finetune)
-    troubled = await cluster.with_trouble(children, finetune.metadata.namespace)
+    troubled = await cluster.troubles.told(children, finetune.metadata.namespace)
     seen = replace(troubled, report=reports.newest(finetune.metadata.uid), bases=bases)
     return await with_nodes(seen, finetune, cluster)
 

@@ -255,8 +255,9 @@ def _waiting_for(pod: Pod | None, job: Job) -> str | None:
     if job.is_suspended and pod is None:
         words = f"Job {job.name} is suspended: its queue has yet to admit it"
         return f"{words}; {job.trouble}" if job.trouble else words
-    waiting = pod.waiting if pod else None
-    return job.trouble if job.trouble and (waiting is None or ":" not in waiting) else waiting
+    if pod and pod.says_why:
+        return pod.waiting
+    return job.trouble or (pod.waiting if pod else None)
 
 
 def _with_scheduled(status: FinetuneStatus, pod: Pod | None, generation: int, now: datetime) -> FinetuneStatus:

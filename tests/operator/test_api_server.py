@@ -13,11 +13,10 @@ from finetune_operator.lease import Lease
 from finetune_operator.manifests import attempt_manifests
 from finetune_operator.metrics import REQUESTS
 from finetune_operator.nodes import Nodes
-from finetune_operator.observed import Observed
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from tests.builders import a_finetune, a_job, some_settings
+from tests.builders import a_finetune, some_settings
 
 
 @asynccontextmanager
@@ -129,17 +128,6 @@ async def test_nodes_that_may_not_be_read_or_are_not_there_have_no_labels() -> N
         assert await nodes.labels_with({"zone": "far"}) == ()
         assert await nodes.labels_of("h100-a") is None
         assert await nodes.labels_with({"zone": "near"}) == ()
-
-
-async def test_an_event_without_words_holds_nothing_up() -> None:
-    waiting = Observed(jobs=(a_job(Stage.TRAIN),))
-    events = [
-        {"items": [{"lastTimestamp": "2026-01-01T12:00:00Z", "reason": "FailedCreate"}]},
-        {"items": [{"metadata": {}}]},
-    ]
-    async with an_api_server(*(web.json_response(found) for found in events)) as api:
-        troubles = [(await Cluster(api).with_trouble(waiting, "team-a")).jobs[0].trouble for _ in events]
-    assert troubles == ["FailedCreate", "Warning"]
 
 
 @pytest.mark.parametrize("status", [200, 404])

@@ -1,6 +1,7 @@
 """What keeps the running operator at work, whatever a single answer of the API server is."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, cast
 
@@ -19,11 +20,11 @@ class OddOnce:
     def __init__(self) -> None:
         self.listings = 0
 
-    async def list_with_version(self, _: str, **__: Any) -> tuple[list[dict[str, Any]], str]:
+    async def pages(self, _: str, **__: Any) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
         self.listings += 1
         if self.listings == 1:
             raise KeyError("metadata")
-        return [{"metadata": {**KEY._asdict(), "resourceVersion": "1"}}], "1"
+        yield [{"metadata": {**KEY._asdict(), "resourceVersion": "1"}}], "1"
 
 
 async def test_a_listing_that_nobody_expects_does_not_end_the_resync() -> None:
