@@ -180,7 +180,7 @@ def test_an_upload_that_is_interrupted_leaves_no_parts(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "_complete", interrupted)
+    monkeypatch.setattr(store.place.client, "complete_multipart_upload", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.put_file("large", a_large_file(tmp_path))
     assert "Uploads" not in store.place.client.list_multipart_uploads(Bucket="faults", Prefix=store.place.prefix)
