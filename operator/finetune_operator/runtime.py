@@ -19,7 +19,7 @@ from finetune_operator.heartbeat import Heartbeat
 from finetune_operator.lease import Leadership, Lease
 from finetune_operator.metrics import PassOutcome
 from finetune_operator.mirror import Mirror
-from finetune_operator.reconcile import reconcile
+from finetune_operator.reconcile import Reconciler
 from finetune_operator.reports import ReportBook
 from finetune_operator.senders import Senders
 from finetune_operator.server import Server
@@ -50,6 +50,7 @@ class Operator:
         self.mirror = Mirror(settings.namespaces, self.queue.add)
         self._api = api
         self._cluster = Cluster(api)
+        self._reconciler = Reconciler(self._cluster, self.mirror, self.reports, settings)
         self._settings = settings
         self._lease = Lease(api, settings.lease_namespace, settings.lease_name)
         self._leadership = Leadership(self._lease, f"{platform.node()}_{uuid.uuid4()}", self._stop_working)
@@ -124,7 +125,7 @@ class Operator:
         """One pass, with what is known to go wrong; a bug must not take the worker with it."""
         try:
             with metrics.PASS_SECONDS.time():
-                check_again = await reconcile(key, self._cluster, self.mirror, self.reports, self._settings)
+                check_again = await self._reconciler.reconcile(key)
         except Conflict:
             metrics.PASSES.labels(PassOutcome.CONFLICT).inc()
             self.queue.retry(key)

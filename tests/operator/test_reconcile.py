@@ -12,7 +12,7 @@ from finetune_operator.cluster import Cluster, Key
 from finetune_operator.decide import Decision, decide
 from finetune_operator.mirror import Mirror
 from finetune_operator.observed import JobState, Observed
-from finetune_operator.reconcile import FIRST_ATTEMPT, glance_at, is_beginning, reconcile
+from finetune_operator.reconcile import FIRST_ATTEMPT, Reconciler, is_beginning
 from finetune_operator.reports import ReportBook
 from finetune_operator.verdict import Attempt
 
@@ -20,6 +20,7 @@ from tests.builders import NOON, a_body, a_finetune, a_job, a_pod, a_result, som
 from tests.operator.test_mirror import a_child
 
 PREPARED = a_job(Stage.PREPARE, 1, JobState.COMPLETE, a_pod(message=a_result(Stage.PREPARE).to_message()))
+KEY = Key("team-a", "run")
 ON_CPU: dict[str, Any] = {"trainer": {"gpusPerNode": 0}}
 
 
@@ -37,6 +38,10 @@ class Quiet:
         return observed
 
 
+def a_reconciler(cluster: Quiet, mirror: Mirror) -> Reconciler:
+    return Reconciler(cast(Cluster, cluster), mirror, ReportBook(), some_settings())
+
+
 def a_mirror(*jobs: dict[str, Any]) -> Mirror:
     """The mirror of a run that trains; it has been told of no pod."""
     status, settings = None, some_settings()
@@ -44,7 +49,7 @@ def a_mirror(*jobs: dict[str, Any]) -> Mirror:
         status = decide(a_finetune(status=status, **ON_CPU), seen, settings, NOON).status
     assert status is not None
     mirror = Mirror([], lambda key: None)
-    mirror.note(Key("team-a", "run"), _as_stored("5", status))
+    mirror.note(KEY, _as_stored("5", status))
     mirror._jobs[0].replace(jobs)
     mirror._pods[0].replace([])
     return mirror
@@ -68,8 +73,8 @@ async def test_why_an_attempt_failed_is_concluded_from_nothing_but_what_is_read_
     conditions: list[dict[str, str]], is_enough: bool
 ) -> None:
     """The watch of pods may be behind that of Jobs: what looks like a lost pod may have named a wrong row."""
-    mirror, cluster = a_mirror(a_child("a", 6, conditions=conditions)), cast(Cluster, Quiet())
-    glance = await glance_at(Key("team-a", "run"), cluster, mirror, ReportBook(), some_settings(), NOON)
+    mirror, cluster = a_mirror(a_child("a", 6, conditions=conditions)), Quiet()
+    glance = await a_reconciler(cluster, mirror).glance_at(KEY, NOON)
     assert (glance is not None) == is_enough
 
 
@@ -97,7 +102,7 @@ class Fenced(Quiet):
 def a_new_mirror() -> Mirror:
     """The mirror of a run that has only just been created."""
     mirror = Mirror([], lambda key: None)
-    mirror.note(Key("team-a", "run"), _as_stored("5", FinetuneStatus()))
+    mirror.note(KEY, _as_stored("5", FinetuneStatus()))
     for children in (mirror._jobs[0], mirror._pods[0]):
         children.replace([])
     return mirror
@@ -105,16 +110,16 @@ def a_new_mirror() -> Mirror:
 
 async def test_a_new_run_gets_its_job_without_anything_being_read() -> None:
     mirror, cluster = a_new_mirror(), Fenced()
-    await reconcile(Key("team-a", "run"), cast(Cluster, cluster), mirror, ReportBook(), some_settings())
+    await a_reconciler(cluster, mirror).reconcile(KEY)
     assert cluster.writes == ["status", "ConfigMap", "Job"]
-    await reconcile(Key("team-a", "run"), cast(Cluster, cluster), mirror, ReportBook(), some_settings())
+    await a_reconciler(cluster, mirror).reconcile(KEY)
     assert cluster.writes.count("status") == 1, "that its Job is there is no news"
 
 
 async def test_a_new_run_that_has_changed_meanwhile_gets_no_job() -> None:
     cluster = Fenced(changed=True)
     with pytest.raises(Conflict):
-        await reconcile(Key("team-a", "run"), cast(Cluster, cluster), a_new_mirror(), ReportBook(), some_settings())
+        await a_reconciler(cluster, a_new_mirror()).reconcile(KEY)
     assert cluster.writes == []
 
 
