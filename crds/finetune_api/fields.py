@@ -1,13 +1,39 @@
-"""Kinds of fields that several parts of the spec have: quantities, names, references."""
+"""Kinds of fields that several parts of spec and status have: quantities, names, references, counts, times."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from finetune_api.base import Model, cel, rules
+from finetune_api.words import one_line
 
 NO_DOT_DOT = cel("!self.split('/').exists(part, part == '..')", "a URI may not contain '..' as a path part")
 
+
+LARGEST_COUNT = 2**53 - 1
+"""Largest integer that every reader of JSON takes for what it is. Source: RFC 8259, section 6."""
+
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+"""How many; what a pod tells beyond the bound would make the whole status unwritable."""
+
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST_COUNT)]
+"""A number that sums and prices are made from."""
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """One without an offset is in UTC: no two could be compared else, and the API server takes none without."""
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError("in UTC it is before year 1 or after year 9999") from error
+
+
+Line = Annotated[str, AfterValidator(one_line)]
+"""Text of a pod that a terminal may show."""
+
+Instant = Annotated[datetime, AfterValidator(_in_utc)]
+"""A moment, in UTC."""
 
 Quantity = Annotated[
     str,

@@ -3,12 +3,12 @@
 Amounts are decimal strings with 2 places, half up, in the currency of the operator's price table.
 """
 
-from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field
 
 from finetune_api.base import Model
+from finetune_api.fields import Count, Instant
 
 AMOUNT_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,2})?$"
 
@@ -46,9 +46,9 @@ class StorageCost(Model):
 class CostLedger(Model):
     """What the attempts before the newest one came to, exactly: the amounts shown go on from here."""
 
-    active_seconds: int = Field(default=0, ge=0)
+    active_seconds: Count = 0
     """`status.activeSeconds` that are in it."""
-    step: int = Field(default=0, ge=0)
+    step: Count = 0
     """Optimizer step that the newest attempt went on from."""
     spent: Amount = "0"
     """What they cost."""
@@ -75,7 +75,7 @@ class CostStatus(Model):
     """What serving the model would cost."""
     storage: StorageCost | None = None
     """What keeping the artifact costs."""
-    as_of: datetime | None = None
+    as_of: Instant | None = None
     """When the amounts were reckoned: while pods run, not more than a minute or so ago."""
     warning: Annotated[str, Field(max_length=400)] | None = None
     """Why amounts are absent, and what follows."""

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from finetune_api.base import Model, StrictModel
+from finetune_api.fields import LARGEST_COUNT, Count
 from finetune_api.names import (
     STATUS_HISTORY_ROWS,
     TERMINATION_MESSAGE_BYTES,
@@ -202,7 +203,7 @@ class RunResult(Model):
 class CleanupResult(Model):
     """The answer of a cleanup."""
 
-    removed: int = 0
+    removed: Count = 0
     """Objects that were removed; what an earlier try had removed does not count."""
     failure: Failure | None = None
     """Why something may be left."""
@@ -231,9 +232,9 @@ class ProgressReport(Model):
 
     identity: RunIdentity
     stage: Stage
-    attempt: int = Field(ge=1)
+    attempt: int = Field(ge=1, le=LARGEST_COUNT)
     activity: Activity
-    sequence: int = Field(default=0, ge=0)
+    sequence: Count = 0
     """Counts the reports of one pod from 1, so that a late one is not taken for news; 0 = they are not counted."""
     plan: PlanStatus | None = None
     progress: Progress | None = None

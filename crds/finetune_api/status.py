@@ -4,13 +4,13 @@ Each write is one server-side apply of the whole status. What cannot be derived 
 results of pods that may be gone) is read back from here.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from finetune_api.base import Model
+from finetune_api.fields import LARGEST_COUNT, Count, Instant, Line, NotNegative
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.money import CostStatus
 from finetune_api.names import (
@@ -48,9 +48,9 @@ class Condition(Model):
     """CamelCase word for programs."""
     message: Annotated[str, Field(max_length=2048)] = ""
     """One sentence for people."""
-    last_transition_time: datetime
+    last_transition_time: Instant
     """When `status` last changed."""
-    observed_generation: int | None = Field(default=None, ge=0)
+    observed_generation: Count | None = None
     """Generation of the spec this was decided from."""
 
 
@@ -65,7 +65,7 @@ class Failure(Model):
     """What is wrong, where, and the limit."""
     remedy: Annotated[str, Field(max_length=1024)] = ""
     """What to do."""
-    exit_code: int | None = None
+    exit_code: int | None = Field(default=None, ge=-(2**31), le=2**31 - 1)
     """Exit code of the trainer, where there was one."""
 
 
@@ -74,21 +74,21 @@ class StageStatus(Model):
 
     name: Stage
     state: StageState
-    attempt: int = Field(default=1, ge=1)
+    attempt: int = Field(default=1, ge=1, le=LARGEST_COUNT)
     """Number of the newest try; its Job carries it in its name."""
-    started_at: datetime | None = None
+    started_at: Instant | None = None
     """When the newest attempt started: its pod, or the last pod of its gang."""
-    finished_at: datetime | None = None
+    finished_at: Instant | None = None
     """When its newest attempt ended."""
-    left_at: datetime | None = None
+    left_at: Instant | None = None
     """When the last pod of a stopped attempt was gone: until then it holds its GPUs."""
-    gathered_seconds: int = Field(default=0, ge=0)
+    gathered_seconds: Count = 0
     """Pod-seconds for which the pods of a gang have waited for the last one of them to start."""
-    waiting_since: datetime | None = None
+    waiting_since: Instant | None = None
     """Since when its newest attempt has been asked for; it counts until the pod starts."""
-    reading_since: datetime | None = None
+    reading_since: Instant | None = None
     """Since when another Job is to read from S3 what a complete attempt came to, whose own words are lost."""
-    waited_seconds: int | None = Field(default=None, ge=0)
+    waited_seconds: Count | None = None
     """How long its newest attempt had waited to start when it was given up; `spec.pendingDeadlineSeconds` bounds it."""
     cause: Failure | None = None
     """What a pod of this attempt died of, or was taken away for, noted when seen: a pod that is gone tells nothing."""
@@ -101,17 +101,17 @@ class Progress(Model):
 
     percent: int = Field(default=0, ge=0, le=100)
     """Share of the optimizer steps done."""
-    step: int = Field(default=0, ge=0)
+    step: Count = 0
     """Optimizer steps done."""
-    total_steps: int = Field(default=0, ge=0)
+    total_steps: Count = 0
     """Optimizer steps in all."""
-    epoch: float = Field(default=0, ge=0)
+    epoch: NotNegative = 0
     """Passes over the train rows, 4 decimals."""
-    eta_seconds: int | None = Field(default=None, ge=0)
+    eta_seconds: Count | None = None
     """Estimated seconds until training ends."""
-    tokens_per_second: float | None = Field(default=None, ge=0)
+    tokens_per_second: NotNegative | None = None
     """Tokens trained per second; padding does not count."""
-    updated_at: datetime | None = None
+    updated_at: Instant | None = None
     """When the trainer said so."""
 
 
@@ -133,9 +133,9 @@ class Metrics(Model):
 class HistoryRow(Model):
     """One point of the loss curve."""
 
-    step: int = Field(ge=0)
+    step: Count
     """Optimizer step."""
-    epoch: float = Field(ge=0)
+    epoch: NotNegative
     """Passes over the train rows, 4 decimals."""
     training_loss: Measured | None = None
     """Mean loss since the last row."""
@@ -146,7 +146,7 @@ class HistoryRow(Model):
 class BestStatus(Model):
     """The lowest dev loss so far."""
 
-    step: int = Field(ge=0)
+    step: Count
     """Optimizer step after which it was measured."""
     validation_loss: Measured
     """Loss over the dev rows."""
@@ -155,35 +155,35 @@ class BestStatus(Model):
 class CheckpointStatus(Model):
     """What a further attempt goes on from."""
 
-    step: int = Field(ge=0)
+    step: Count
     """Optimizer steps done."""
     uri: Uri
     """Folder of the checkpoint."""
-    saved_at: datetime
+    saved_at: Instant
     """When it was whole."""
 
 
 class RowCounts(Model):
     """Rows by part of the split."""
 
-    train: int = Field(default=0, ge=0)
+    train: Count = 0
     """Rows that are trained on."""
-    dev: int = Field(default=0, ge=0)
+    dev: Count = 0
     """Rows evaluated while training."""
-    test: int = Field(default=0, ge=0)
+    test: Count = 0
     """Rows evaluated at the end."""
-    unused: int = Field(default=0, ge=0)
+    unused: Count = 0
     """Rows in no part, since the percentages leave them out."""
 
 
 class DroppedCounts(Model):
     """Rows that were read and left out, by why."""
 
-    empty: int = Field(default=0, ge=0)
+    empty: Count = 0
     """Rows with an empty completion."""
-    overlong: int = Field(default=0, ge=0)
+    overlong: Count = 0
     """Rows longer than `maxSeqLength`, or with nothing left to learn once cut."""
-    duplicate: int = Field(default=0, ge=0)
+    duplicate: Count = 0
     """Train rows that repeat a dev or test row."""
 
 
@@ -194,28 +194,28 @@ class DataStatus(Model):
     """Rows by part of the split."""
     dropped: DroppedCounts = DroppedCounts()
     """Rows left out, by why."""
-    truncated: int = Field(default=0, ge=0)
+    truncated: Count = 0
     """Rows whose prompt was shortened."""
-    cut: int = Field(default=0, ge=0)
+    cut: Count = 0
     """Texts that were cut into windows."""
-    sequences: int = Field(default=0, ge=0)
+    sequences: Count = 0
     """Train rows as they are trained, windows of a text and separate answers of a chat counted one by one."""
-    tokens: int = Field(default=0, ge=0)
+    tokens: Count = 0
     """Tokens of the train rows."""
-    supervised_tokens: int = Field(default=0, ge=0)
+    supervised_tokens: Count = 0
     """Tokens of the train rows that are learned."""
-    max_length: int = Field(default=0, ge=0)
+    max_length: Count = 0
     """Tokens of the longest train row."""
     report_uri: Uri | None = None
     """The data report."""
-    warnings: list[Annotated[str, Field(max_length=STATUS_WARNING_LENGTH)]] = Field(default_factory=list, max_length=8)
+    warnings: list[Annotated[Line, Field(max_length=STATUS_WARNING_LENGTH)]] = Field(default_factory=list, max_length=8)
     """What a user should know and need not mend."""
 
 
 class EarlyStoppingStatus(Model):
     """When training stops early."""
 
-    patience: int
+    patience: Count
     """Evaluations in a row without a better dev loss."""
     min_delta: float
     """What a better dev loss has to be lower by."""
@@ -224,60 +224,60 @@ class EarlyStoppingStatus(Model):
 class EffectiveHyperparameters(Model):
     """The values in force after defaults and `auto`."""
 
-    epochs: float | None = None
-    max_steps: int | None = None
-    total_steps: int | None = None
+    epochs: NotNegative | None = None
+    max_steps: Count | None = None
+    total_steps: Count | None = None
     learning_rate: float | None = None
-    scheduler: Annotated[str, Field(max_length=64)] | None = None
-    warmup_steps: int | None = None
-    train_batch_size: int | None = None
-    eval_batch_size: int | None = None
-    gradient_accumulation_steps: int | None = None
-    max_seq_length: int | None = None
-    overlong: Annotated[str, Field(max_length=64)] | None = None
+    scheduler: Annotated[Line, Field(max_length=64)] | None = None
+    warmup_steps: Count | None = None
+    train_batch_size: Count | None = None
+    eval_batch_size: Count | None = None
+    gradient_accumulation_steps: Count | None = None
+    max_seq_length: Count | None = None
+    overlong: Annotated[Line, Field(max_length=64)] | None = None
     packing: bool | None = None
     train_on_prompt: bool | None = None
     weight_decay: float | None = None
     max_grad_norm: float | None = None
-    optimizer: Annotated[str, Field(max_length=64)] | None = None
-    eval_steps: int | None = None
-    save_steps: int | None = None
-    save_total_limit: int | None = None
+    optimizer: Annotated[Line, Field(max_length=64)] | None = None
+    eval_steps: Count | None = None
+    save_steps: Count | None = None
+    save_total_limit: Count | None = None
     early_stopping: EarlyStoppingStatus | None = None
-    logging_steps: int | None = None
-    gradient_checkpointing: Annotated[str, Field(max_length=64)] | None = None
-    seed: int | None = None
-    devices: int | None = None
+    logging_steps: Count | None = None
+    gradient_checkpointing: Annotated[Line, Field(max_length=64)] | None = None
+    seed: Count | None = None
+    devices: Count | None = None
     """Devices that share the rows of a step: the effective batch is batch size x accumulation x devices."""
 
 
 class PlanStatus(Model):
     """How the train stage goes about its work, as memory and device allow: it changes time and memory, not the loss."""
 
-    precision: Annotated[str, Field(max_length=32)]
+    precision: Annotated[Line, Field(max_length=32)]
     """Precision of the matrix products: `float32` or `bfloat16`."""
-    attention: Annotated[str, Field(max_length=32)]
+    attention: Annotated[Line, Field(max_length=32)]
     """`packed`: rows end to end, each attends to itself alone; `padded`: one below the other."""
-    micro_batch_tokens: int = Field(ge=1)
+    micro_batch_tokens: int = Field(ge=1, le=LARGEST_COUNT)
     """Most tokens of a micro-batch, padding included; a step has as many micro-batches as its rows need."""
     activation_checkpointing: bool
     """Whether activations are computed again instead of kept."""
     compiled: bool = False
     """Whether layers are compiled: on a GPU, where training takes so long that it saves more time than it costs."""
-    memory_rung: int = Field(default=0, ge=0)
+    memory_rung: Count = 0
     """Rung of the memory ladder that this plan was made on."""
-    estimated_bytes: int | None = Field(default=None, ge=0)
+    estimated_bytes: Count | None = None
     """Estimated peak memory of training; absent where the model could not be estimated."""
-    available_bytes: int | None = Field(default=None, ge=0)
+    available_bytes: Count | None = None
     """Memory that training may take."""
 
 
 class TrainingEstimate(Model):
     """How long training will take, as `prepare` reckons."""
 
-    gpu: Annotated[str, Field(max_length=253)]
+    gpu: Annotated[Line, Field(max_length=253)]
     """The GPU it is reckoned for."""
-    gpu_seconds: int = Field(ge=0)
+    gpu_seconds: Count
     """Seconds of one GPU; several share them."""
 
 
@@ -286,15 +286,15 @@ class Resolved(Model):
 
     model_uri: Uri | None = None
     """The model that was taken, also where `finetuneRef` named it."""
-    model_revision: Annotated[str, Field(max_length=200)] | None = None
+    model_revision: Annotated[Line, Field(max_length=200)] | None = None
     """Commit of an `hf://` model, else a digest over its files."""
-    dataset_revisions: dict[str, Annotated[str, Field(max_length=80)]] = Field(default_factory=dict, max_length=16)
+    dataset_revisions: dict[str, Annotated[Line, Field(max_length=80)]] = Field(default_factory=dict, max_length=16)
     """By dataset name: the commit of an `hf://` dataset, else the digest of its bytes."""
-    trainer_image: Annotated[str, Field(max_length=512)] | None = None
+    trainer_image: Annotated[Line, Field(max_length=512)] | None = None
     """Image of the pods."""
-    parameters: int | None = Field(default=None, ge=0)
+    parameters: Count | None = None
     """Parameters of the model."""
-    trainable_parameters: int | None = Field(default=None, ge=0)
+    trainable_parameters: Count | None = None
     """Parameters that are trained."""
 
 
@@ -312,9 +312,9 @@ class Comparison(Model):
 class EvaluationStatus(Model):
     """Base against tuned, on the same rows."""
 
-    rows: int | None = Field(default=None, ge=0)
+    rows: Count | None = None
     """Rows that perplexity was measured on."""
-    generated_rows: int | None = Field(default=None, ge=0)
+    generated_rows: Count | None = None
     """Rows that were generated, which every other metric was measured on."""
     perplexity: Comparison | None = None
     """exp(negative log-likelihood per supervised token); lower is better."""
@@ -347,20 +347,20 @@ class ArtifactStatus(Model):
     """Folder of the artifact."""
     manifest_uri: Uri
     """Manifest with sizes and SHA-256; readers trust only this."""
-    format: Annotated[str, Field(max_length=32)]
+    format: Annotated[Line, Field(max_length=32)]
     """`adapter`, `merged`, `both` or `model`."""
-    bytes: int = Field(ge=0)
+    bytes: Count
     """Size of all files."""
-    sha256: Annotated[str, Field(max_length=64)]
+    sha256: Annotated[Line, Field(max_length=64)]
     """SHA-256 of the manifest."""
-    files: int = Field(ge=0)
+    files: Count
     """Number of files."""
 
 
 class FinetuneStatus(Model):
     """What happened to a Finetune."""
 
-    observed_generation: int = -1
+    observed_generation: int = Field(default=-1, ge=-1, le=LARGEST_COUNT)
     """Generation of the spec this status was decided from; -1 = nobody has looked yet."""
     phase: Phase | None = None
     """One word for tables, derived from the conditions."""
@@ -404,19 +404,19 @@ class FinetuneStatus(Model):
     """What was published."""
     cost: CostStatus | None = None
     """What the run costs."""
-    attempts: int = Field(default=0, ge=0)
+    attempts: Count = 0
     """Train attempts that were started."""
-    retries: int = Field(default=0, ge=0)
+    retries: Count = 0
     """Attempts that followed an infrastructure failure, in either stage; `spec.retryLimit` bounds them."""
-    restarts: int = Field(default=0, ge=0)
+    restarts: Count = 0
     """Attempts that followed a preemption; they count against nothing."""
-    restarts_in_a_row: int = Field(default=0, ge=0)
+    restarts_in_a_row: Count = 0
     """Those since the newest checkpoint, or the last retry: the fifth in a row counts as an infrastructure failure."""
-    memory_rung: int = Field(default=0, ge=0)
+    memory_rung: Count = 0
     """Rung of the memory ladder: each attempt that had no memory left is followed by one with smaller micro-batches."""
-    active_seconds: int = Field(default=0, ge=0)
+    active_seconds: Count = 0
     """How long the train pods of all ended attempts have run; `spec.activeDeadlineSeconds` bounds it."""
-    retry_at: datetime | None = None
+    retry_at: Instant | None = None
     """When the next attempt starts, while the run waits for it."""
     failure: Failure | None = None
     """Why the run, or its newest attempt, failed."""

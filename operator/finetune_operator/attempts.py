@@ -148,7 +148,8 @@ def a_failure(
 
 def with_remedy(failure: Failure, stage: Stage) -> Failure:
     """The failure on one line and as short as the status takes; where it names no remedy, with that of its class."""
-    failure = failure.model_copy(update={"message": _fitted(failure.message)})
+    fitted = {"message": _fitted(failure.message), "remedy": _fitted(failure.remedy)}
+    failure = failure.model_copy(update=fitted)
     if failure.remedy:
         return failure
     by_stage = PREPARE_REMEDIES if stage is Stage.PREPARE else {}

@@ -28,6 +28,9 @@ HOURS_PER_MONTH = 720
 LEDGER_PLACES = 8
 """Decimal places that the ledger keeps: after a thousand attempts the cents are still right."""
 
+LARGEST_AMOUNT = Fraction(10**15)
+"""No run costs as much; only a trainer that tells nonsense of its rows and steps leads there."""
+
 ENDED_IN_VAIN = (StageState.FAILED, StageState.STOPPED)
 """States of an attempt that has ended without an artifact."""
 
@@ -116,7 +119,7 @@ def trained_tokens(status: FinetuneStatus) -> Fraction:
 
 def money(amount: Fraction) -> str:
     """The amount with 2 places, half up."""
-    cents = floor(amount * 100 + Fraction(1, 2))
+    cents = floor(min(amount, LARGEST_AMOUNT) * 100 + Fraction(1, 2))
     return f"{cents // 100}.{cents % 100:02d}"
 
 
@@ -258,5 +261,5 @@ def _why_no_price(run: Run, kind: GpuKind | None) -> str:
 
 def _exact(amount: Fraction) -> str:
     """The amount as the ledger keeps it."""
-    units = floor(amount * 10**LEDGER_PLACES + Fraction(1, 2))
+    units = floor(min(amount, LARGEST_AMOUNT) * 10**LEDGER_PLACES + Fraction(1, 2))
     return f"{units // 10**LEDGER_PLACES}.{units % 10**LEDGER_PLACES:0{LEDGER_PLACES}d}"

@@ -75,6 +75,11 @@ def test_every_number_that_a_user_gives_has_both_bounds() -> None:
     assert paths(node for node in numbers if not {"minimum", "maximum"} <= set(node.schema)) == []
 
 
+def test_every_integer_is_one_for_every_reader_of_json() -> None:
+    integers = (node for node in SPEC + STATUS if node.schema.get("type") == "integer")
+    assert paths(node for node in integers if node.schema.get("maximum", 2**53) >= 2**53) == []
+
+
 def test_every_default_lies_within_its_bounds() -> None:
     def is_outside(schema: dict[str, Any]) -> bool:
         value = schema["default"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from finetune_api.failures import POLICIES, Next
+from finetune_api.fields import LARGEST_COUNT
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import MAX_NAME_LENGTH, TERMINATION_MESSAGE_BYTES, Exit, FailureClass, Stage
 from finetune_api.resource import FinetuneSpec, parse_finetune
@@ -18,7 +19,7 @@ from tests.builders import a_body, a_finetune
 
 ANY_TEXT = st.text(max_size=2048)
 LONG_TEXT = st.builds(lambda unit, times: (unit * times)[:2048], st.text(min_size=1, max_size=4), st.just(2048))
-COUNTS = st.integers(min_value=0, max_value=2**63)
+COUNTS = st.integers(min_value=0, max_value=LARGEST_COUNT)
 
 
 def failures(text: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
