@@ -13,7 +13,7 @@ from finetune_trainer.generate import Stops, generate
 from finetune_trainer.long_rope import rope_border
 from finetune_trainer.measure import Engine, make_engine
 from finetune_trainer.memory import footprint
-from finetune_trainer.pack import micro_batches, share_of_batches
+from finetune_trainer.pack import micro_batches
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Phi3Config, PreTrainedConfig
 
 from tests.trainer.decoders import SIZES, TOKENS, some_rows
@@ -68,7 +68,7 @@ def test_rows_beside_longer_ones_have_the_loss_that_they_have_alone(packed: bool
 
 
 def test_every_process_keeps_to_the_border() -> None:
-    shares = [share_of_batches(ROWS, range(len(ROWS)), 6, True, border=BORDER, rank=rank, size=2) for rank in (0, 1)]
+    shares = [micro_batches(ROWS, range(len(ROWS)), 6, True, border=BORDER, rank=rank, size=2) for rank in (0, 1)]
     layouts = [batch.layout for batch in chain(*shares) if batch.layout]
     sides = [{length > BORDER for length in layout.lengths} for layout in layouts]
     assert all(len(side) == 1 for side in sides)

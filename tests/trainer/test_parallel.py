@@ -20,7 +20,7 @@ from finetune_trainer.fit import fit
 from finetune_trainer.log import Log
 from finetune_trainer.loss import LossModel
 from finetune_trainer.memory import sharded_footprint
-from finetune_trainer.pack import packed_batch, share_of_batches, share_out
+from finetune_trainer.pack import micro_batches, packed_batch, share_out
 from finetune_trainer.parallel import Team
 from finetune_trainer.parts import whole_copy
 from finetune_trainer.report import Reporter
@@ -61,7 +61,7 @@ def test_shares_weigh_nearly_the_same() -> None:
 def test_every_process_has_as_many_micro_batches_and_dummies_have_nothing_to_learn(
     chosen: list[int], packed: bool
 ) -> None:
-    batches = [share_of_batches(ROWS, chosen, 1, packed, rank=rank, size=2) for rank in (0, 1)]
+    batches = [micro_batches(ROWS, chosen, 1, packed, rank=rank, size=2) for rank in (0, 1)]
     assert len(batches[0]) == len(batches[1]) > 0
     assert sum(batch.supervised for share in batches for batch in share) == ROWS.supervised_in(chosen)
     assert sum(batch.tokens for share in batches for batch in share) == sum(ROWS.lengths[chosen])
@@ -79,7 +79,7 @@ def gradients(team: Team, chosen: list[int], rows_per_batch: int) -> list[Tensor
     model = a_decoder()
     loss, supervised = LossModel(model, True), ROWS.supervised_in(chosen)
     with rows_attended(model):
-        for batch in share_of_batches(ROWS, chosen, rows_per_batch, True, rank=team.rank, size=team.size):
+        for batch in micro_batches(ROWS, chosen, rows_per_batch, True, rank=team.rank, size=team.size):
             (loss(batch) / supervised).backward()
     team.sum_gradients(list(model.parameters()))
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -15,7 +15,7 @@ from finetune_trainer.long_rope import rope_border
 from finetune_trainer.loop import Loop, Settings
 from finetune_trainer.loss import LossModel
 from finetune_trainer.optimizer import make_optimizer, trained_by_name
-from finetune_trainer.pack import share_of_batches, step_rows
+from finetune_trainer.pack import micro_batches, step_rows
 from finetune_trainer.parallel import ALONE, Team
 from finetune_trainer.prepared import TokenRows
 from finetune_trainer.report import Reporter
@@ -99,7 +99,7 @@ def _share(
 ) -> list[Batch]:
     """This rank's micro-batches of a step."""
     limits = settings.rows_per_batch, packed, settings.tokens_per_batch, border
-    return share_of_batches(train, rows, *limits, rank=team.rank, size=team.size)
+    return micro_batches(train, rows, *limits, rank=team.rank, size=team.size)
 
 
 def make_trainee(model: LossModel, settings: Settings, device: torch.device) -> Trainee:

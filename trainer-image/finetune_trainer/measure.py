@@ -26,7 +26,7 @@ from finetune_trainer.generate import Stops, generate, generation_settings
 from finetune_trainer.long_rope import rope_border
 from finetune_trainer.loss import LossModel, has_plain_head
 from finetune_trainer.model import Model, bare
-from finetune_trainer.pack import share_of_batches
+from finetune_trainer.pack import micro_batches
 from finetune_trainer.parallel import ALONE, Team
 from finetune_trainer.prepared import Reference, TokenRows, continuable
 from finetune_trainer.probe import UNPACKED, find_packing
@@ -59,7 +59,7 @@ class Engine:
         """This rank's share of all rows, on the device."""
         rank, size, border = self.team.rank, self.team.size, rope_border(self.inner.config)
         chosen = range(len(rows))
-        shared = share_of_batches(rows, chosen, rows_per_batch, self.packed, border=border, rank=rank, size=size)
+        shared = micro_batches(rows, chosen, rows_per_batch, self.packed, border=border, rank=rank, size=size)
         return (batch.to(self.compute.device) for batch in shared)
 
     def likelihood(self, rows: TokenRows, rows_per_batch: int, between: Callable[[], None] | None = None) -> Likelihood:

@@ -35,14 +35,25 @@ def micro_batches(
     packed: bool,
     tokens_per_batch: int | None = None,
     border: int | None = None,
+    rank: int = 0,
+    size: int = 1,
 ) -> list[Batch]:
     """The `chosen` rows in batches of at most `rows_per_batch` rows, like lengths together.
 
     A batch has at most `tokens_per_batch` tokens, padding included; a row that is longer is a batch of its own. Rows of
-    more than `border` tokens, where there is one, share no batch with others.
+    more than `border` tokens, where there is one, share no batch with others. They are those of one of `size`
+    processes: as many as any of them has, the missing ones without weight.
     """
+    lengths = [int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen]
+    shares = [[chosen[at] for at in share] for share in share_out(lengths, size)]
+    groups = [_grouped(rows, share, rows_per_batch, packed, tokens_per_batch, border) for share in shares]
     make = packed_batch if packed else padded_batch
-    return [make(rows, part) for part in _grouped(rows, chosen, rows_per_batch, packed, tokens_per_batch, border)]
+    batches = [make(rows, group) for group in groups[rank]]
+    missing = max(map(len, groups)) - len(batches)
+    if missing:
+        shortest = chosen[lengths.index(min(lengths))]
+        batches += [make(rows, [shortest]).without_weight()] * missing
+    return batches
 
 
 def _grouped(
@@ -76,29 +87,6 @@ def _parts(
         tokens += length
     if part:
         yield part
-
-
-def share_of_batches(
-    rows: Rows,
-    chosen: Sequence[int],
-    rows_per_batch: int,
-    packed: bool,
-    tokens_per_batch: int | None = None,
-    border: int | None = None,
-    rank: int = 0,
-    size: int = 1,
-) -> list[Batch]:
-    """The micro-batches of one of `size` processes: as many as any of them has, the missing ones without weight."""
-    lengths = [int(rows.offsets[row + 1] - rows.offsets[row]) for row in chosen]
-    shares = [[chosen[at] for at in share] for share in share_out(lengths, size)]
-    groups = [_grouped(rows, share, rows_per_batch, packed, tokens_per_batch, border) for share in shares]
-    make = packed_batch if packed else padded_batch
-    batches = [make(rows, group) for group in groups[rank]]
-    missing = max(map(len, groups)) - len(batches)
-    if missing:
-        shortest = chosen[lengths.index(min(lengths))]
-        batches += [make(rows, [shortest]).without_weight()] * missing
-    return batches
 
 
 def share_out(sizes: Sequence[int], members: int) -> list[list[int]]:
