@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from finetune_api.names import ConditionType, Phase, Stage
+from finetune_api.names import ConditionType, Phase
 from finetune_api.resource import Finetune
 from finetune_api.status import FinetuneStatus
 from finetune_operator.cluster import Cluster, Key
@@ -15,8 +15,8 @@ from finetune_operator.observed import Job, JobState, Observed
 from finetune_operator.verdict import Attempt
 
 from tests.builders import NOON, a_failed_pod, a_finetune, a_job, a_pod, a_result, some_settings
+from tests.operator.deciding import PREPARE, PREPARED, TRAIN, reason_of
 
-PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 BUILDS_ON: dict[str, Any] = {"model": {"finetuneRef": {"name": "base"}}}
 
 
@@ -38,13 +38,12 @@ def a_base(status: FinetuneStatus | None = None, is_leaving: bool = False, **spe
 
 def ended(message: str | None = None, code: int = 0, **spec: Any) -> FinetuneStatus:
     """The status of a base whose train pod has ended so."""
-    done = a_job(PREPARE, 1, JobState.COMPLETE, a_pod(phase="Succeeded", message=a_result(PREPARE).to_message()))
     pod = a_failed_pod(exit_code=code) if code else a_pod(phase="Succeeded", message=message)
     last = a_job(TRAIN, 1, JobState.FAILED if code else JobState.COMPLETE, pod)
     status = FinetuneStatus()
     for _ in range(3):
         finetune = a_finetune(status=status, **spec)
-        status = decide(finetune, Observed(jobs=(done, last)), some_settings(), NOON).status
+        status = decide(finetune, Observed(jobs=(PREPARED, last)), some_settings(), NOON).status
     return status
 
 
@@ -52,12 +51,6 @@ SUCCEEDED = ended(a_result(TRAIN).to_message())
 FAILED = ended(code=45)
 CANCELLED = ended(code=143, cancel=True)
 HELD = ended(code=43, retryLimit=0)
-
-
-def reason_of(status: FinetuneStatus) -> str:
-    condition = condition_of(status, ConditionType.READY)
-    assert condition is not None
-    return condition.reason
 
 
 def test_the_bases_of_these_tests_are_what_they_are_called() -> None:

@@ -7,21 +7,19 @@ from typing import Any
 
 import pytest
 from finetune_api.money import CostStatus
-from finetune_api.names import ConditionType, FailureClass, Phase, Stage
+from finetune_api.names import ConditionType, FailureClass, Phase
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of
 from finetune_operator.cost import money
 from finetune_operator.decide import Decision, decide
-from finetune_operator.observed import Job, JobState, Observed
+from finetune_operator.observed import Job, Observed
 from finetune_operator.settings import Settings
 from finetune_operator.verdict import Attempt
 from pydantic import ValidationError
 
 from tests.builders import NOON, a_failed_pod, a_finetune, a_job, a_pod, a_report, a_result, some_settings
+from tests.operator.deciding import A_POD, COMPLETE, FAILED, PREPARE, RUNNING, TRAIN
 
-PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
-RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
-A_POD = a_pod(phase="Running", started_at=NOON)
 ON_H100 = {"nodeSelector": {"pool": "h100"}}
 EFFECTIVE = {"epochs": 3, "totalSteps": 90, "trainBatchSize": 8, "gradientAccumulationSteps": 1, "devices": 1}
 PREPARED = a_job(

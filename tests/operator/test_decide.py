@@ -11,7 +11,7 @@ from finetune_api.run import RunResult
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.decide import Decision, decide, refused
-from finetune_operator.observed import Job, JobState, Observed, Report
+from finetune_operator.observed import Job, Observed
 from finetune_operator.verdict import Attempt
 
 from tests.builders import (
@@ -25,17 +25,7 @@ from tests.builders import (
     a_result,
     some_settings,
 )
-
-PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
-RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
-
-
-def decided(
-    status: FinetuneStatus | None, *jobs: Job, report: Report | None = None, seconds: float = 0, **spec: Any
-) -> Decision:
-    """One decision, `seconds` after noon."""
-    observed = Observed(jobs=jobs, report=report)
-    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
+from tests.operator.deciding import COMPLETE, FAILED, PREPARE, RUNNING, TRAIN, decided, told
 
 
 def done(stage: Stage, attempt: int = 1, **parts: Any) -> Job:
@@ -52,12 +42,6 @@ def failed(stage: Stage, attempt: int = 1, **pod: Any) -> Job:
 def after_prepare() -> FinetuneStatus:
     """The status once the data is ready and the train Job is asked for."""
     return decided(decided(None).status, done(PREPARE)).status
-
-
-def told(status: FinetuneStatus, kind: ConditionType) -> tuple[str, str]:
-    condition = condition_of(status, kind)
-    assert condition is not None
-    return condition.status.value, condition.reason
 
 
 def test_a_fresh_finetune_gets_its_data_checked_first() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from finetune_api import names
-from finetune_api.names import ConditionType, FailureClass, Phase, Stage, StageState
+from finetune_api.names import ConditionType, FailureClass, Phase, StageState
 from finetune_api.resource import Finetune
 from finetune_api.run import RunResult
-from finetune_api.status import FinetuneStatus, StageStatus
+from finetune_api.status import FinetuneStatus
 from finetune_operator.attempts import failure_of
 from finetune_operator.conditions import condition_of
 from finetune_operator.decide import Decision, decide
@@ -28,9 +28,8 @@ from tests.builders import (
     a_result,
     some_settings,
 )
+from tests.operator.deciding import COMPLETE, FAILED, PREPARED, RUNNING, TRAIN, train_entry
 
-TRAIN, RUNNING, COMPLETE, FAILED = Stage.TRAIN, JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
-PREPARED = a_job(Stage.PREPARE, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(Stage.PREPARE).to_message()))
 DONE = RunResult(stage=TRAIN).to_message()
 """What a pod says that is not the first one, when all went well."""
 
@@ -60,10 +59,6 @@ def decided(status: FinetuneStatus | None, *jobs: Job, seconds: float = 0, **spe
 def started() -> FinetuneStatus:
     """The status once the gang is asked for."""
     return decided(decided(None).status).status
-
-
-def entry_of(status: FinetuneStatus) -> StageStatus:
-    return next(entry for entry in status.stages if entry.name is TRAIN)
 
 
 LOST = dead(0, FailureClass.INFRASTRUCTURE, "PeerLost")
@@ -134,7 +129,7 @@ def test_no_gang_starts_while_a_pod_of_the_last_one_is_left() -> None:
 def test_a_gang_trains_once_its_last_pod_has_started() -> None:
     late = member(1, phase="Pending", started_at=None, scheduled=False, waiting="Unschedulable: 0/3 nodes")
     waiting = decided(started(), a_gang(RUNNING, member(0, scheduled=True), late), seconds=10)
-    assert (waiting.status.phase, entry_of(waiting.status).state) == (Phase.PENDING, StageState.PENDING)
+    assert (waiting.status.phase, train_entry(waiting.status).state) == (Phase.PENDING, StageState.PENDING)
     condition = condition_of(waiting.status, ConditionType.SCHEDULED)
     assert condition is not None
     assert (condition.status, condition.message) == ("False", "Unschedulable: 0/3 nodes")
@@ -143,13 +138,13 @@ def test_a_gang_trains_once_its_last_pod_has_started() -> None:
 
     last = member(1, started_at=NOON + timedelta(seconds=100))
     running = decided(waiting.status, a_gang(RUNNING, member(0), last), seconds=110).status
-    assert (running.phase, entry_of(running).started_at) == (Phase.TRAINING, NOON + timedelta(seconds=100))
+    assert (running.phase, train_entry(running).started_at) == (Phase.TRAINING, NOON + timedelta(seconds=100))
 
 
 def test_the_time_of_a_gang_that_breaks_up_is_counted_once() -> None:
     running = decided(started(), a_gang(RUNNING, member(0), member(1))).status
     breaking = decided(running, a_gang(RUNNING, LOST, is_failing=True), seconds=50).status
-    assert entry_of(breaking).state is StageState.RUNNING
+    assert train_entry(breaking).state is StageState.RUNNING
     gone = decided(breaking, a_gang(RUNNING, is_failing=True), seconds=55).status
     ended = decided(gone, a_gang(FAILED, LOST, finished_at=NOON + timedelta(seconds=60)), seconds=61, retryLimit=0)
     assert ended.status.active_seconds == 60

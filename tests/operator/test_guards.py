@@ -5,31 +5,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_api.names import ConditionType, FailureClass, Phase, Stage
+from finetune_api.names import ConditionType, FailureClass, Phase
 from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of
-from finetune_operator.decide import Decision, decide
-from finetune_operator.observed import Job, JobState, Observed, Report
+from finetune_operator.decide import Decision
+from finetune_operator.observed import Report
 from finetune_operator.turns import turns
 from finetune_operator.verdict import Attempt
 
-from tests.builders import NOON, a_finetune, a_job, a_pod, a_report, a_result, some_settings
+from tests.builders import NOON, a_job, a_pod, a_report, a_result
+from tests.operator.deciding import A_POD, COMPLETE, PREPARED, RUNNING, TRAIN, decided
 
-PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
-RUNNING, COMPLETE = JobState.RUNNING, JobState.COMPLETE
-PREPARED = a_job(PREPARE, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(PREPARE).to_message()))
-TRAINING = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
+TRAINING = a_job(TRAIN, 1, RUNNING, A_POD)
 STEP = {"step": 410, "totalSteps": 1000}
 GUARD: dict[str, Any] = {"guards": {"stallSeconds": 60}}
 RESTART: dict[str, Any] = {"guards": {"stallSeconds": 60, "onStall": "Restart"}}
-
-
-def decided(
-    status: FinetuneStatus | None, *jobs: Job, seconds: float = 0, report: Report | None = None, **spec: Any
-) -> Decision:
-    """One decision, `seconds` after noon."""
-    observed = Observed(jobs=jobs, report=report)
-    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
 
 
 def heard(seconds: float, attempt: int = 1, **parts: Any) -> Report:

@@ -11,18 +11,17 @@ from finetune_api.names import Stage
 from finetune_api.states import ARGO_HEALTH, KSTATUS, Verdict
 from finetune_api.status import FinetuneStatus
 from finetune_operator.decide import decide, refused
-from finetune_operator.observed import JobState, Observed
+from finetune_operator.observed import Observed
 from finetune_operator.verdict import Attempt
 from hypothesis import given, settings
 
 from tests.builders import NOON, a_body, a_failed_pod, a_failure_message, a_finetune, a_job, a_pod, a_report, a_result
 from tests.builders import some_settings as settings_of_the_operator
 from tests.judge import Judge
+from tests.operator.deciding import COMPLETE, FAILED, PREPARED, RUNNING
 from tests.operator.operator_process import ROOT
 from tests.operator.test_decide_properties import SPECS, worlds
 
-RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
-PREPARED = a_job(Stage.PREPARE, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(Stage.PREPARE).to_message()))
 TRAINING = a_job(Stage.TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
 TRAINED = a_job(Stage.TRAIN, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(Stage.TRAIN).to_message()))
 LOST = a_job(Stage.PREPARE, 1, FAILED, a_failed_pod(exit_code=43))

@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from finetune_api.names import ConditionType, FailureClass, Phase, Stage, StageState
-from finetune_api.status import FinetuneStatus, StageStatus
+from finetune_api.names import ConditionType, FailureClass, Phase, StageState
+from finetune_api.status import FinetuneStatus
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.decide import Decision, decide, refused
-from finetune_operator.observed import Job, JobState, Observed, Pod
+from finetune_operator.observed import Job, Observed
 from finetune_operator.verdict import Attempt
 
 from tests.builders import (
@@ -23,36 +23,21 @@ from tests.builders import (
     a_result,
     some_settings,
 )
+from tests.operator.deciding import (
+    A_POD,
+    COMPLETE,
+    FAILED,
+    PREPARE,
+    PREPARED,
+    RUNNING,
+    TRAIN,
+    decided,
+    told,
+    train_entry,
+    training,
+)
 
-PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
-RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
-A_POD = a_pod(phase="Running", started_at=NOON)
-PREPARED = a_job(PREPARE, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(PREPARE).to_message()))
 DONE = a_job(TRAIN, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(TRAIN).to_message()))
-
-
-def decided(
-    status: FinetuneStatus | None, *jobs: Job, seconds: float = 0, orphans: tuple[Pod, ...] = (), **spec: Any
-) -> Decision:
-    """One decision, `seconds` after noon."""
-    observed = Observed(jobs=jobs, orphans=orphans)
-    return decide(a_finetune(status=status, **spec), observed, some_settings(), NOON + timedelta(seconds=seconds))
-
-
-def training(attempt: int = 1) -> FinetuneStatus:
-    """The status while the train pod runs, since noon."""
-    status = decided(decided(None).status, PREPARED).status
-    return decided(status, PREPARED, a_job(TRAIN, attempt, RUNNING, A_POD)).status
-
-
-def train_entry(status: FinetuneStatus) -> StageStatus:
-    return next(entry for entry in status.stages if entry.name is TRAIN)
-
-
-def told(status: FinetuneStatus, kind: ConditionType) -> tuple[str, str]:
-    condition = condition_of(status, kind)
-    assert condition is not None
-    return condition.status.value, condition.reason
 
 
 def test_a_run_created_suspended_is_prepared_and_not_trained() -> None:

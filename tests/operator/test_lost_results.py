@@ -26,10 +26,8 @@ from tests.builders import (
     a_result,
     some_settings,
 )
+from tests.operator.deciding import COMPLETE, FAILED, PREPARE, PREPARED, RUNNING, TRAIN, reason_of
 
-PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
-RUNNING, COMPLETE, FAILED = JobState.RUNNING, JobState.COMPLETE, JobState.FAILED
-PREPARED = a_job(PREPARE, 1, COMPLETE, a_pod(phase="Succeeded", message=a_result(PREPARE).to_message()))
 MUTE = a_job(TRAIN, 1, COMPLETE, a_pod(phase="Succeeded", message="not JSON", started_at=NOON))
 
 
@@ -58,12 +56,6 @@ def training() -> FinetuneStatus:
     status = decided(decided(None).status, PREPARED).status
     running = a_job(TRAIN, 1, RUNNING, a_pod(phase="Running", started_at=NOON))
     return decided(status, PREPARED, running).status
-
-
-def reason_of(status: FinetuneStatus) -> str:
-    condition = condition_of(status, ConditionType.READY)
-    assert condition is not None
-    return condition.reason
 
 
 @pytest.mark.parametrize(
