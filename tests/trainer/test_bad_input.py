@@ -32,10 +32,14 @@ def edited(name: str, **changes: Any) -> Model:
     return edit
 
 
-def without_end(folder: Path) -> None:
-    """Neither tokenizer nor config name an end token."""
-    edited("tokenizer_config.json", eos_token=None)(folder)
-    edited("config.json", eos_token_id=None)(folder)
+def ending_with(number: int | None) -> Model:
+    """The tokenizer names no end token, and the config this one."""
+
+    def edit(folder: Path) -> None:
+        edited("tokenizer_config.json", eos_token=None)(folder)
+        edited("config.json", eos_token_id=number)(folder)
+
+    return edit
 
 
 def written_over(name: str, content: str) -> Model:
@@ -60,6 +64,8 @@ class Mistake:
     """Other fields of the order."""
 
 
+A_CHAT = ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},)
+
 MISTAKES = {
     "unknown target module": Mistake(
         ("TargetModulesNotFound", "'q_pro'", "nearest is 'q_proj'"),
@@ -74,7 +80,7 @@ MISTAKES = {
         ("ModelQuantized", "gptq", "method.quantization"),
         edited("config.json", quantization_config={"quant_method": "gptq"}),
     ),
-    "no end token": Mistake(("TokenizerUnsupported", "eos_token_id"), without_end),
+    "no end token": Mistake(("TokenizerUnsupported", "eos_token_id"), ending_with(None)),
     "an end token that the model does not have": Mistake(
         ("TokenizerMismatch", "id 99 ('<new>')", "99 embeddings", "resize_token_embeddings"),
         edited("tokenizer_config.json", eos_token="<new>"),
@@ -95,10 +101,20 @@ MISTAKES = {
     "an activation that nobody knows": Mistake(
         ("ModelInvalid", "config.json", "zork"), edited("config.json", hidden_act="zork")
     ),
+    "an end id that is none": Mistake(("TokenizerUnsupported", "eos_token_id"), ending_with(-1)),
+    "an architecture that is a number": Mistake(
+        ("ModelUnsupported", "is a 7, not a decoder"), edited("config.json", architectures=[7])
+    ),
+    "a chat template that does not end": Mistake(
+        ("ChatTemplateInvalid", "Unexpected end of template"),
+        edited("tokenizer_config.json", chat_template="{% for m in messages %}"),
+        training={"promptTemplate": None, "completionTemplate": None},
+        rows=A_CHAT,
+    ),
     "chats without a template": Mistake(
         ("NoChatTemplate", "messages", "promptTemplate"),
         training={"promptTemplate": None, "completionTemplate": None},
-        rows=({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},),
+        rows=A_CHAT,
     ),
     "a length beyond the model": Mistake(
         ("SequenceTooLong", "maxSeqLength is 257", "limit of 256. Set it to at most 256."),

@@ -111,6 +111,14 @@ def test_somebody_who_says_a_special_token_is_counted() -> None:
     assert writer.special == 1
 
 
+@pytest.mark.parametrize("written", ["", "{user}", "{user}<|im_end|>"])
+def test_a_template_that_leaves_an_answer_out_is_told(written: str) -> None:
+    """Else an end token, or nothing, would be all that is learned."""
+    writer = a_writer(lambda messages, tools, asks: written.format(user=messages[0]["content"]))
+    with pytest.raises(RowError, match="leaves out what there is to learn of message 2, an answer"):
+        writer.texts(a_chat(("user", "1+1?"), ("assistant", "2")))
+
+
 def test_a_template_that_refuses_is_told_with_its_reason() -> None:
     def refusing(messages: list[Message], tools: list[dict[str, Any]] | None, asks: bool) -> str:
         raise ValueError("roles must alternate")

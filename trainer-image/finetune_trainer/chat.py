@@ -31,7 +31,11 @@ class Chat:
     @property
     def last_answer(self) -> str:
         """What the last turn says, or the tools it calls."""
-        return _said(self.messages[-1])
+        return self.said(-1)
+
+    def said(self, number: int) -> str:
+        """What one of the messages says, or the tools it calls."""
+        return _said(self.messages[number])
 
     def canonical(self) -> str:
         """The same text for the same chat."""

@@ -60,7 +60,7 @@ class ChatWriter:
         return [_joined(turn.before + turn.answer, [turn]) for turn in turns]
 
     def _turn(self, chat: Chat, number: int) -> _Turn:
-        """The answer that is message `number`."""
+        """The answer that is message `number`. Raises RowError where the template writes nothing of it."""
         upto = self._rendered(chat, number + 1, False)
         before = self._rendered(chat, number, True) if number else self._opening(chat, upto)
         if not upto.startswith(before):
@@ -68,6 +68,9 @@ class ChatWriter:
             before = _common_start(before, upto)
         answer = upto[len(before) :]
         found = self._end.search(answer)
+        if chat.said(number).strip() and not answer[: found.start() if found else None].strip():
+            what = f"message {number + 1}, an answer"
+            raise RowError(f"the model's chat template leaves out what there is to learn of {what}", column="messages")
         return _Turn(before, answer[: found.end(1)], found[1]) if found else _Turn(before, answer, "")
 
     def _opening(self, chat: Chat, first: str) -> str:

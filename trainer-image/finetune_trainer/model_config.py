@@ -35,7 +35,7 @@ def check_decoder(config: dict[str, Any], uri: str, trusted: bool = False) -> No
     ModelQuantized where its weights are no plain ones; RemoteCodeForbidden where it comes with code of its own that is
     not `trusted`, or lies somewhere else.
     """
-    names = config.get("architectures") or []
+    names = [str(name) for name in _flat(config.get("architectures"))]
     if trusted or "model_type" not in config:  # A type that transformers knows needs no code of its own.
         check_own_code(config, uri, trusted)
     name = names[0] if names else str(config.get("model_type", "unknown"))
@@ -74,7 +74,7 @@ def check_own_code(config: dict[str, Any], uri: str, trusted: bool) -> None:
 
 
 def _flat(value: Any) -> list[Any]:
-    """The names in an auto_map: a tokenizer's are lists, with null where there is none."""
+    """The names in a text, a list or an auto_map: a tokenizer's are lists, with null where there is none."""
     if isinstance(value, dict | list):
         inner = value.values() if isinstance(value, dict) else value
         return [name for each in inner for name in _flat(each)]

@@ -41,7 +41,7 @@ def load_chat_writer(folder: Path, special_texts: list[str], today: date, truste
 def load_chat_template(folder: Path, today: date, trusted: bool = False) -> Render:
     """The tokenizer's own chat template, in transformers' sandbox; every date it asks for is `today`.
 
-    Raises RunError (InvalidConfig, NoChatTemplate) where it has none.
+    Raises RunError (InvalidConfig): NoChatTemplate where it has none, ChatTemplateInvalid where it is none.
     """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -53,6 +53,13 @@ def load_chat_template(folder: Path, today: date, trusted: bool = False) -> Rend
             "the data holds chats (column messages), but the model's tokenizer has no chat template",
             "Choose a model with a chat template, or set promptTemplate and completionTemplate over other columns.",
         )
+
+    try:
+        _compile_jinja_template(tokenizer.get_chat_template())
+    except Exception as error:
+        message = f"the chat template of the model's tokenizer cannot be used: {error}"
+        remedy = "Correct it in the model's folder, or choose another model."
+        raise RunError(FailureClass.INVALID_CONFIG, "ChatTemplateInvalid", message, remedy) from error
 
     def render(messages: list[Message], tools: list[dict[str, Any]] | None, asks: bool) -> str:
         compiled = _compile_jinja_template(tokenizer.get_chat_template(tools=tools))
@@ -84,11 +91,11 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
 
 
 def first_end_id(folder: Path) -> int | None:
-    """The first `eos_token_id` of config.json, where there is one."""
+    """The first `eos_token_id` of config.json, where it is an id."""
     path = folder / "config.json"
     found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
     first = found[0] if isinstance(found, list) and found else found
-    return first if isinstance(first, int) else None
+    return first if isinstance(first, int) and first >= 0 else None
 
 
 def _unusable(message: str) -> RunError:
