@@ -13,18 +13,7 @@ from finetune_operator.manifests import attempt_manifests
 from finetune_operator.observed import Observed
 from finetune_operator.settings import Settings
 
-from bench.fleet import (
-    Process,
-    Sightings,
-    connected,
-    create,
-    fresh_cluster,
-    in_background,
-    in_parallel,
-    named,
-    operator,
-    ready,
-)
+from bench import fleet
 from bench.loads.measured import Line, Size, p99
 from tests.cluster.light import LightCluster
 
@@ -33,21 +22,21 @@ TARGET = 0.75
 """Of the bare loop's rate."""
 
 
-async def burst(light: LightCluster, process: Process, count: int) -> tuple[float, list[float]]:
+async def burst(light: LightCluster, process: fleet.Process, count: int) -> tuple[float, list[float]]:
     """Finetunes a second that got their Job, and how long each of them waited for it, in seconds."""
     sent: dict[str, float] = {}
 
     async def send(number: int) -> None:
-        sent[named(number)] = time.monotonic()
-        await create(api, named(number))
+        sent[fleet.named(number)] = time.monotonic()
+        await fleet.create(api, fleet.named(number))
 
-    async with connected(light) as api:
-        await ready(process)
-        seen = Sightings()
-        async with in_background(seen.watch(api)):
+    async with fleet.connected(light) as api:
+        await fleet.ready(process)
+        seen = fleet.Sightings()
+        async with fleet.in_background(seen.watch(api)):
             await asyncio.sleep(1)
             began = time.monotonic()
-            await in_parallel(send, range(count))
+            await fleet.in_parallel(send, range(count))
             await seen.of(sent)
     waits = [seen.at[name] - at for name, at in sent.items()]
     return count / (max(seen.at.values()) - began), waits
@@ -57,15 +46,15 @@ async def bare(light: LightCluster, count: int) -> float:
     """The same writes a second, in a loop that neither watches nor decides."""
 
     async def write(number: int) -> None:
-        finetune = parse_finetune(await create(api, named(number)))
+        finetune = parse_finetune(await fleet.create(api, fleet.named(number)))
         decision = decide(finetune, Observed(), SETTINGS, datetime.now(UTC).replace(microsecond=0))
         await cluster.write_status(finetune, decision.status)
         for manifest in attempt_manifests(finetune, Stage.PREPARE, 1, SETTINGS):
             await cluster.create(manifest)
 
-    async with connected(light) as api:
+    async with fleet.connected(light) as api:
         cluster, began = Cluster(api), time.monotonic()
-        await in_parallel(write, range(count))
+        await fleet.in_parallel(write, range(count))
         return count / (time.monotonic() - began)
 
 
@@ -73,9 +62,9 @@ def created_at_once(size: Size) -> tuple[list[Line], float]:
     """Rounds that take turns, each with an API server of its own."""
     ours, theirs, waits = [], [], list[float]()
     for number in range(size.rounds):
-        with fresh_cluster() as light:
+        with fleet.fresh_cluster() as light:
             theirs.append(asyncio.run(bare(light, size.burst)))
-        with fresh_cluster() as light, operator(light) as process:
+        with fleet.fresh_cluster() as light, fleet.operator(light) as process:
             rate, waited = asyncio.run(burst(light, process, size.burst))
             ours.append(rate)
             waits += waited

@@ -5,22 +5,22 @@ import time
 
 from finetune_operator.api_server import MERGE_PATCH, ApiServer
 
-from bench.fleet import FINETUNES, Process, Sightings, connected, create, in_background, ready
+from bench import fleet
 from bench.loads.measured import Line, Size, p99
 from tests.cluster.light import LightCluster
 
 
-async def neighbours(light: LightCluster, process: Process, size: Size) -> Line:
+async def neighbours(light: LightCluster, process: fleet.Process, size: Size) -> Line:
     """How long others wait for their Job, alone and beside one that is changed many times a second."""
 
     async def waits(api: ApiServer, prefix: str) -> list[float]:
-        seen, sent = Sightings(), dict[str, float]()
-        async with in_background(seen.watch(api)):
+        seen, sent = fleet.Sightings(), dict[str, float]()
+        async with fleet.in_background(seen.watch(api)):
             await asyncio.sleep(1)
             for number in range(size.others):
                 name = f"{prefix}-{number}"
                 sent[name] = time.monotonic()
-                await create(api, name)
+                await fleet.create(api, name)
                 await asyncio.sleep(0.1)
             await seen.of(sent)
         return [seen.at[name] - at for name, at in sent.items()]
@@ -30,14 +30,14 @@ async def neighbours(light: LightCluster, process: Process, size: Size) -> Line:
         while True:
             number += 1
             body = {"metadata": {"annotations": {"changed": str(number)}}}
-            await api.request("PATCH", f"{FINETUNES}/noisy", body=body, content_type=MERGE_PATCH)
+            await api.request("PATCH", f"{fleet.FINETUNES}/noisy", body=body, content_type=MERGE_PATCH)
             await asyncio.sleep(1 / size.changes_a_second)
 
-    async with connected(light) as api:
-        await ready(process)
-        await create(api, "noisy")
+    async with fleet.connected(light) as api:
+        await fleet.ready(process)
+        await fleet.create(api, "noisy")
         alone = await waits(api, "alone")
-        async with in_background(change(api)):
+        async with fleet.in_background(change(api)):
             beside = await waits(api, "beside")
     words = f"p99 {p99(beside) * 1000:.0f} ms beside it, {p99(alone) * 1000:.0f} ms alone"
     return Line(f"one changed {size.changes_a_second} times a second", "others' p99 unchanged", words,

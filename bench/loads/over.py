@@ -5,20 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from bench.fleet import (
-    Process,
-    Sightings,
-    apply_status,
-    connected,
-    create,
-    fresh_cluster,
-    in_background,
-    in_parallel,
-    named,
-    operator,
-    ready,
-    until,
-)
+from bench import fleet
 from bench.loads.measured import Line, Size
 from tests.cluster.light import LightCluster
 
@@ -27,32 +14,32 @@ async def finished(light: LightCluster, numbers: range, status: dict[str, Any]) 
     """Finetunes that are over, made while no operator looks."""
 
     async def make(number: int) -> None:
-        await create(api, named(number))
-        await apply_status(api, named(number), status)
+        await fleet.create(api, fleet.named(number))
+        await fleet.apply_status(api, fleet.named(number), status)
 
-    async with connected(light) as api:
-        await in_parallel(make, numbers)
+    async with fleet.connected(light) as api:
+        await fleet.in_parallel(make, numbers)
 
 
-async def cold_start(light: LightCluster, process: Process, count: int, began: float) -> float:
+async def cold_start(light: LightCluster, process: fleet.Process, count: int, began: float) -> float:
     """Seconds from the operator's start until it has looked at all, and has made the Job of one that is new."""
-    async with connected(light) as api:
-        seen = Sightings()
-        async with in_background(seen.watch(api)):
+    async with fleet.connected(light) as api:
+        seen = fleet.Sightings()
+        async with fleet.in_background(seen.watch(api)):
             await asyncio.sleep(0.5)
-            await create(api, f"new-beside-{count}")
-            await ready(process)
+            await fleet.create(api, f"new-beside-{count}")
+            await fleet.ready(process)
             await seen.of([f"new-beside-{count}"])
 
             async def caught_up() -> bool:
                 now = process.metrics()
                 return now['finetune_reconciles_total{outcome="ok"}'] >= count and now["finetune_queue_length"] == 0
 
-            await until(caught_up)
+            await fleet.until(caught_up)
     return time.monotonic() - began
 
 
-def idle(process: Process, seconds: float) -> tuple[Counter[str], float]:
+def idle(process: fleet.Process, seconds: float) -> tuple[Counter[str], float]:
     """Requests meanwhile, by verb, and the share of a core that was used."""
     before, cpu = process.requests(), process.cpu_seconds
     time.sleep(seconds)
@@ -61,14 +48,14 @@ def idle(process: Process, seconds: float) -> tuple[Counter[str], float]:
 
 def over_and_cold(size: Size, status: dict[str, Any]) -> list[Line]:
     """A thousand that are over cost nothing; thousands are taken in quickly when the operator starts."""
-    with fresh_cluster() as light:
+    with fleet.fresh_cluster() as light:
         asyncio.run(finished(light, range(size.idle), status))
-        with operator(light) as process:
+        with fleet.operator(light) as process:
             asyncio.run(cold_start(light, process, size.idle, time.monotonic()))
             asked, share = idle(process, size.idle_seconds)
         asyncio.run(finished(light, range(size.idle, size.present), status))
         began = time.monotonic()
-        with operator(light) as process:
+        with fleet.operator(light) as process:
             seconds = asyncio.run(cold_start(light, process, size.present, began))
             memory = process.peak_bytes / 2**20
     writes = asked["PATCH"] + asked["POST"] + asked["DELETE"]

@@ -11,21 +11,7 @@ from finetune_api import names
 from finetune_api.names import Stage
 from finetune_operator.api_server import ApiServer
 
-from bench.fleet import (
-    FINETUNES,
-    NAMESPACE,
-    Player,
-    Process,
-    connected,
-    create,
-    in_background,
-    in_parallel,
-    listed,
-    named,
-    phases,
-    ready,
-    until,
-)
+from bench import fleet
 from bench.loads.measured import Line, Size, p99
 from tests.cluster.light import LightCluster
 
@@ -41,7 +27,7 @@ class Reporters:
     """Trainers that tell of a step every few seconds, with tokens of their pods."""
 
     api: ApiServer
-    process: Process
+    process: fleet.Process
     sent: dict[str, list[float]]
     """When each step was told, by the name of the Finetune."""
     answers: Counter[int]
@@ -59,7 +45,7 @@ class Reporters:
         self, session: aiohttp.ClientSession, name: str, pod: dict[str, Any], wait: float, seconds: float
     ) -> None:
         labels = pod["metadata"]["labels"]
-        identity = {"namespace": NAMESPACE, "name": name, "uid": labels[names.LABEL_UID]}
+        identity = {"namespace": fleet.NAMESPACE, "name": name, "uid": labels[names.LABEL_UID]}
         headers = {"Authorization": f"Bearer {await self._token(pod)}"}
         url, steps = f"http://127.0.0.1:{self.process.port}{names.REPORT_PATH}", self.sent.setdefault(name, [])
         await asyncio.sleep(wait)
@@ -75,35 +61,35 @@ class Reporters:
         bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
         spec = {"audiences": [names.REPORT_AUDIENCE], "expirationSeconds": 3600, "boundObjectRef": bound}
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-        path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token"
+        path = f"/api/v1/namespaces/{fleet.NAMESPACE}/serviceaccounts/default/token"
         return str((await self.api.request("POST", path, body=body))["status"]["token"])
 
     async def watch(self) -> None:
         """Each status that tells a later step ends the wait of all reports up to it."""
-        _, version = await listed(self.api, FINETUNES)
+        _, version = await fleet.listed(self.api, fleet.FINETUNES)
         told: Counter[str] = Counter()
-        async for change in self.api.watch(FINETUNES, "", version, 3600):
+        async for change in self.api.watch(fleet.FINETUNES, "", version, 3600):
             name, status = change["object"]["metadata"]["name"], change["object"].get("status", {})
             step, now = status.get("progress", {}).get("step", 0), time.monotonic()
             self.lags += [now - at for at in self.sent.get(name, [])[told[name] : step]]
             told[name] = max(told[name], step)
 
 
-async def reported(light: LightCluster, process: Process, size: Size) -> Line:
+async def reported(light: LightCluster, process: fleet.Process, size: Size) -> Line:
     """So many trainings that report."""
-    async with connected(light) as api:
-        await ready(process)
-        player = Player(api, TRAIN_ON)
-        async with in_background(player.play()):
-            await in_parallel(lambda number: create(api, named(number)), range(size.running))
+    async with fleet.connected(light) as api:
+        await fleet.ready(process)
+        player = fleet.Player(api, TRAIN_ON)
+        async with fleet.in_background(player.play()):
+            await fleet.in_parallel(lambda number: fleet.create(api, fleet.named(number)), range(size.running))
 
             async def all_train() -> bool:
-                return (await phases(api))["Training"] == size.running
+                return (await fleet.phases(api))["Training"] == size.running
 
-            await until(all_train)
+            await fleet.until(all_train)
             reporters = Reporters(api, process, {}, Counter(), [])
             before = process.metrics()["finetune_status_writes_total"]
-            async with in_background(reporters.watch()):
+            async with fleet.in_background(reporters.watch()):
                 await asyncio.sleep(1)
                 began = time.monotonic()
                 await reporters.report(player.running, size.reporting_seconds)

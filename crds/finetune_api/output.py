@@ -7,6 +7,9 @@ from pydantic import ConfigDict, Field
 from finetune_api.base import Model, cel, rules
 from finetune_api.fields import CLASS_NAME_PATTERN, NO_DOT_DOT, SecretRef
 
+SERVER_PATTERN = r"^(https?://[!-~]+)?$"
+"""The URL of a server, or nothing."""
+
 
 class ArtifactForm(StrEnum):
     """What is published of a LoRA run."""
@@ -50,7 +53,7 @@ class Sink(StrEnum):
 class Mlflow(Model):
     """An MLflow tracking server."""
 
-    tracking_uri: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
+    tracking_uri: str = Field(default="", max_length=512, json_schema_extra={"pattern": SERVER_PATTERN})
     """URL of the server; empty = files below the run."""
     experiment: str = Field(default="", max_length=253)
     """Name of the experiment, made where it is not there; empty = `<namespace>/<name>`."""
@@ -59,7 +62,7 @@ class Mlflow(Model):
 class Wandb(Model):
     """Weights & Biases."""
 
-    base_url: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
+    base_url: str = Field(default="", max_length=512, json_schema_extra={"pattern": SERVER_PATTERN})
     """URL of a server of one's own; empty = the vendor's."""
     entity: str = Field(default="", max_length=128)
     """User or team; empty = the key's own."""
@@ -104,7 +107,7 @@ class Checksums(StrEnum):
 class Storage(Model):
     """How S3 is reached."""
 
-    endpoint: str = Field(default="", max_length=512, json_schema_extra={"pattern": r"^(https?://[!-~]+)?$"})
+    endpoint: str = Field(default="", max_length=512, json_schema_extra={"pattern": SERVER_PATTERN})
     """URL of an S3-compatible server; empty = AWS."""
     region: str = Field(default="", max_length=64)
     """Region; empty = `us-east-1`."""

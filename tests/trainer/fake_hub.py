@@ -5,12 +5,13 @@ Model info and files by revision, `X-Repo-Commit` and `ETag` headers, ranges, to
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.trainer.serving import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -39,14 +40,8 @@ def fake_hub() -> Iterator[FakeHub]:
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(server):
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:

@@ -3,8 +3,6 @@
 import hashlib
 import http.client
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SHUT_RDWR
@@ -210,16 +208,3 @@ class FakeHandler(Handler):
 def flipped(data: bytes) -> bytes:
     """The same with its last bit changed."""
     return data[:-1] + bytes([data[-1] ^ 1]) if data else data
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[None]:
-    """Answer calls in a thread of its own."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,7 +1,6 @@
 """A small HTTP server that takes progress reports and remembers them."""
 
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from finetune_api.run import ProgressReport
+
+from tests.trainer.serving import serving
 
 
 @dataclass
@@ -48,11 +49,5 @@ def reports_server(refusals: int = 0, pki: Path | None = None) -> Iterator[Recei
         context.load_cert_chain(pki / "server.crt", pki / "server.key")
         server.socket = context.wrap_socket(server.socket, server_side=True)
     received.url = f"http{'s' if pki else ''}://127.0.0.1:{server.server_port}/v1/progress"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(server):
         yield received
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -29,6 +29,15 @@ def a_dataset(path: Path, name: str = "faq", **fields: Any) -> dict[str, Any]:
     return {"name": name, "uri": f"file://{path}", **fields}
 
 
+def an_artifact(tmp_path: Path) -> Path:
+    """A folder that can be published."""
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 1000)
+    (folder / "README.md").write_text("card")
+    return folder
+
+
 def a_run(tmp_path: Path, model: Path | str, datasets: list[dict[str, Any]], **training: Any) -> RunSpec:
     """The order for a run that reads and writes below `tmp_path`."""
     spec = {

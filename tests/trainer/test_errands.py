@@ -17,9 +17,10 @@ from finetune_trainer.s3_place import s3_client
 from finetune_trainer.s3_uploads import PART_BYTES
 from finetune_trainer.store import open_store
 
-from tests.trainer.faulty_s3 import Fault, FaultyProxy, serving
+from tests.trainer.faulty_s3 import Fault, FaultyProxy
 from tests.trainer.runs import a_dataset, a_run
 from tests.trainer.s3_access import an_access, make_bucket
+from tests.trainer.serving import serving
 
 UID = "9f3c2a10"
 OWN = RunIdentity(namespace="team-a", name="story", uid=UID)

@@ -12,7 +12,7 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
 from finetune_trainer.store import Store, open_store
 
-from tests.trainer.runs import a_run
+from tests.trainer.runs import a_run, an_artifact
 from tests.trainer.s3_access import an_access, make_bucket
 
 WRITERS = [f"{number}-writer" for number in range(6)]
@@ -32,11 +32,7 @@ def run(tmp_path: Path) -> RunSpec:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 1000)
-    (folder / "README.md").write_text("card")
-    return folder
+    return an_artifact(tmp_path)
 
 
 def a_result(loss: float) -> RunResult:

@@ -17,9 +17,10 @@ from finetune_trainer.publish import existing_result, publish
 from finetune_trainer.s3 import S3Store
 from finetune_trainer.s3_place import TRIES
 
-from tests.trainer.faulty_s3 import FOREVER, FakeS3, Fault, FaultyProxy, Habits, serving
-from tests.trainer.runs import a_run
+from tests.trainer.faulty_s3 import FOREVER, FakeS3, Fault, FaultyProxy, Habits
+from tests.trainer.runs import a_run, an_artifact
 from tests.trainer.s3_access import an_access, make_bucket
+from tests.trainer.serving import serving
 
 RESULT = RunResult(stage=Stage.TRAIN)
 WRITER = "0123456789"
@@ -61,11 +62,7 @@ def run(tmp_path: Path) -> RunSpec:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 100)
-    (folder / "README.md").write_text("card")
-    return folder
+    return an_artifact(tmp_path)
 
 
 def a_large_file(tmp_path: Path) -> Path:

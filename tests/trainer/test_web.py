@@ -3,7 +3,6 @@
 import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 from finetune_trainer.errors import RunError
 from finetune_trainer.web import TRIES, Opener, connect_public, download, is_forbidden
+
+from tests.trainer.serving import serving
 
 BODY = b'{"prompt": "a", "completion": "b"}\n' * 1000
 
@@ -51,14 +52,8 @@ def site(certificate: Path) -> Iterator[Site]:
 
     found = Site(Opener(connect, trusting), hosts=hosts)
     Answers.requests = found.requests
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving(server):
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Server(ThreadingHTTPServer):
