@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune_api.names import STATUS_HISTORY_ROWS
-from finetune_api.status import HistoryRow, Metrics, Progress
+from finetune_api.progress import HistoryRow, Metrics, Progress
 
 
 def thinned(rows: Sequence[HistoryRow], limit: int = STATUS_HISTORY_ROWS) -> list[HistoryRow]:

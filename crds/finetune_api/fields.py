@@ -29,6 +29,12 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("in UTC it is before year 1 or after year 9999") from error
 
 
+Measured = Annotated[float, AfterValidator(lambda value: float(f"{value:.6g}"))]
+"""A measured number, to 6 significant digits: more would be noise in a table."""
+
+Uri = Annotated[str, Field(max_length=1024, pattern=r"^[ -~]*$")]
+"""Where something lies, in characters that a terminal may show."""
+
 Line = Annotated[str, AfterValidator(one_line)]
 """Text of a pod that a terminal may show."""
 

@@ -8,7 +8,16 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from finetune_api.base import Model, StrictModel
-from finetune_api.fields import LARGEST_COUNT, Count
+from finetune_api.fields import LARGEST_COUNT, Count, Uri
+from finetune_api.findings import (
+    ArtifactStatus,
+    DataStatus,
+    EffectiveHyperparameters,
+    EvaluationStatus,
+    PlanStatus,
+    Resolved,
+    TrainingEstimate,
+)
 from finetune_api.names import (
     STATUS_HISTORY_ROWS,
     TERMINATION_MESSAGE_BYTES,
@@ -16,23 +25,9 @@ from finetune_api.names import (
     Stage,
 )
 from finetune_api.output import Checksums
+from finetune_api.progress import BestStatus, CheckpointStatus, HistoryRow, Metrics, Progress
 from finetune_api.resource import TrainingSpec
-from finetune_api.status import (
-    ArtifactStatus,
-    BestStatus,
-    CheckpointStatus,
-    DataStatus,
-    EffectiveHyperparameters,
-    EvaluationStatus,
-    Failure,
-    HistoryRow,
-    Metrics,
-    PlanStatus,
-    Progress,
-    Resolved,
-    TrainingEstimate,
-    Uri,
-)
+from finetune_api.status import Failure
 
 
 class RunIdentity(Model):

@@ -2,11 +2,12 @@
 
 from datetime import datetime, timedelta
 
+from finetune_api.findings import Resolved
 from finetune_api.names import ConditionType, FailureClass
 from finetune_api.output import DeletionPolicy
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
-from finetune_api.status import FinetuneStatus, Resolved
+from finetune_api.status import FinetuneStatus
 
 from finetune_operator import steps
 from finetune_operator.attempts import a_failure

@@ -12,9 +12,10 @@ from decimal import Decimal
 from fractions import Fraction
 from math import floor
 
+from finetune_api.findings import ArtifactStatus
 from finetune_api.money import CostLedger, CostStatus, HostingCost, StorageCost
 from finetune_api.names import Stage, StageState
-from finetune_api.status import ArtifactStatus, FinetuneStatus, StageStatus
+from finetune_api.status import FinetuneStatus, StageStatus
 
 from finetune_operator import gpus, holding, stages
 from finetune_operator.prices import GpuKind, Prices

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.failures import POLICIES, Next
+from finetune_api.findings import Resolved
 from finetune_api.names import OWN_MANAGERS, ConditionType, FailureClass, Stage, StageState
 from finetune_api.placement import Queue
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.states import Verdict
-from finetune_api.status import Failure, FinetuneStatus, Resolved
+from finetune_api.status import Failure, FinetuneStatus
 
 from finetune_operator import base_model, cost, guards, limits, policy, results, stages, steps
 from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from finetune_api.base import Model
 from finetune_api.names import Activity, Stage
+from finetune_api.progress import Metrics, Progress
 from finetune_api.run import ProgressReport
-from finetune_api.status import Metrics, Progress
 from pydantic import AwareDatetime, Field
 
 from finetune_operator.senders import Sender

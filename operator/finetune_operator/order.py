@@ -4,10 +4,10 @@ from math import ceil
 from typing import Any
 
 from finetune_api import names
+from finetune_api.findings import Resolved
 from finetune_api.names import Stage
 from finetune_api.resource import Finetune, TrainingSpec
 from finetune_api.run import GpuSize, ReportTarget, RunIdentity, RunRoot, RunSpec, StorageAccess
-from finetune_api.status import Resolved
 
 from finetune_operator.object_names import child_name, gang_name
 from finetune_operator.quantities import bytes_of

@@ -4,8 +4,9 @@ from datetime import datetime, timedelta
 
 from finetune_api.curve import with_point
 from finetune_api.names import Activity, ConditionType, Stage
+from finetune_api.progress import CheckpointStatus, Metrics
 from finetune_api.states import TRUE
-from finetune_api.status import CheckpointStatus, FinetuneStatus, Metrics
+from finetune_api.status import FinetuneStatus
 
 from finetune_operator import stages
 from finetune_operator.conditions import set_condition

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from finetune_api.findings import Resolved
 from finetune_api.names import ConditionType, Stage, StageState
 from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
 from finetune_api.states import TRUE, Verdict
-from finetune_api.status import Resolved
 
 from finetune_operator import stages, steps
 from finetune_operator.attempts import may_still_be_read, whole_result

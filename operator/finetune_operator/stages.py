@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_api.names import STATUS_MESSAGE_LENGTH, ConditionType, Stage, StageState
+from finetune_api.progress import Progress
 from finetune_api.reasons import Reason
 from finetune_api.run import RunResult
 from finetune_api.states import FALSE, TRUE
-from finetune_api.status import ConditionStatus, Failure, FinetuneStatus, Progress, StageStatus
+from finetune_api.status import ConditionStatus, Failure, FinetuneStatus, StageStatus
 from finetune_api.words import one_line, shortened
 
 from finetune_operator.attempts import cause_of

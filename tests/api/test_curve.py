@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from finetune_api.curve import thinned, with_point
 from finetune_api.names import STATUS_HISTORY_ROWS
-from finetune_api.status import HistoryRow, Metrics, Progress
+from finetune_api.progress import HistoryRow, Metrics, Progress
 
 
 def rows(count: int, every: int) -> list[HistoryRow]:

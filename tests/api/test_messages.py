@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from finetune_api.failures import POLICIES, Next
 from finetune_api.fields import LARGEST_COUNT
+from finetune_api.findings import EvaluationStatus
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import MAX_NAME_LENGTH, TERMINATION_MESSAGE_BYTES, Exit, FailureClass, Stage
 from finetune_api.resource import FinetuneSpec, parse_finetune
 from finetune_api.run import RunResult, RunSpec
-from finetune_api.status import EvaluationStatus
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 from finetune_api import names
+from finetune_api.findings import Resolved
 from finetune_api.names import Stage
 from finetune_api.resource import Finetune, parse_finetune
 from finetune_api.run import RunSpec
-from finetune_api.status import FinetuneStatus, Resolved
+from finetune_api.status import FinetuneStatus
 from finetune_operator.manifests import attempt_manifests
 from finetune_operator.object_names import child_name, gang_name
 from finetune_operator.order import run_spec

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from finetune_api.findings import DataStatus, EffectiveHyperparameters, EvaluationStatus, Resolved
 from finetune_api.run import RunSpec
-from finetune_api.status import DataStatus, EffectiveHyperparameters, EvaluationStatus, Resolved
 from finetune_trainer.card import lock_file, model_card, public_name
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.prepared import PreparedIndex

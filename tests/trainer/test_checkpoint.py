@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from finetune_api.names import FailureClass
+from finetune_api.progress import CheckpointStatus
 from finetune_api.run import StorageAccess
-from finetune_api.status import CheckpointStatus
 from finetune_trainer import checkpoint
 from finetune_trainer.checkpoint import Checkpoints, Origin, Snapshot
 from finetune_trainer.errors import RunError

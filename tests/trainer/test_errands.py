@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_api.findings import DataStatus, EffectiveHyperparameters, Resolved, RowCounts
 from finetune_api.names import Errand, Exit, FailureClass, Stage
+from finetune_api.progress import Metrics
 from finetune_api.run import CleanupResult, RunIdentity, RunResult, RunRoot, StorageAccess
-from finetune_api.status import DataStatus, EffectiveHyperparameters, Failure, Metrics, Resolved, RowCounts
+from finetune_api.status import Failure
 from finetune_trainer.__main__ import main
 from finetune_trainer.errands import cleanup, lost_result
 from finetune_trainer.errors import RunError

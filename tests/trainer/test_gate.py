@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from finetune_api.evaluation import Gate
+from finetune_api.findings import EvaluationStatus
 from finetune_api.names import FailureClass
-from finetune_api.status import EvaluationStatus
 from finetune_trainer.errors import RunError
 from finetune_trainer.gate import check_measurable, gate_failure
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from finetune_api.failures import PEER_LOST
 from finetune_api.names import FailureClass, Stage
+from finetune_api.progress import CheckpointStatus
 from finetune_api.run import RunResult, RunSpec
-from finetune_api.status import CheckpointStatus, Failure
+from finetune_api.status import Failure
 from finetune_trainer.errors import RunError, Termination
 from finetune_trainer.launch import AGENT_PATIENCE_SECONDS, Death, RankReport, launch, verdict
 from pydantic import ValidationError

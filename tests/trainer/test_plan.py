@@ -2,8 +2,8 @@
 
 import pytest
 from finetune_api.failures import MEMORY_RUNGS
+from finetune_api.findings import PlanStatus
 from finetune_api.names import FailureClass
-from finetune_api.status import PlanStatus
 from finetune_api.training import GradientCheckpointing
 from finetune_trainer.errors import RunError
 from finetune_trainer.plan import (

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from finetune_api.findings import EffectiveHyperparameters, Resolved
 from finetune_api.names import MANIFEST_FILE, FailureClass, Stage
+from finetune_api.progress import Metrics
 from finetune_api.run import RunIdentity, RunResult, RunSpec
-from finetune_api.status import EffectiveHyperparameters, Metrics, Resolved
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
 from finetune_trainer.store import FileStore

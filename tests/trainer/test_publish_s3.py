@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from finetune_api.names import ARTIFACTS_FOLDER, MANIFEST_FILE, FailureClass, Stage
+from finetune_api.progress import Metrics
 from finetune_api.run import RunResult, RunSpec
-from finetune_api.status import Metrics
 from finetune_trainer.errors import RunError
 from finetune_trainer.publish import existing_result, publish
 from finetune_trainer.store import Store, open_store

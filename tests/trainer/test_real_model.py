@@ -1,7 +1,7 @@
 """A real trained model on real rows: stories260k on a little of GSM8K."""
 
 import pytest
-from finetune_api.status import EvaluationStatus
+from finetune_api.findings import EvaluationStatus
 
 from tests.trainer.runs import SHARED, a_dataset, a_run
 from tests.trainer.stories import tell

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from finetune_api.names import Activity, Stage
+from finetune_api.progress import BestStatus, CheckpointStatus, HistoryRow, Metrics, Progress
 from finetune_api.run import ReportTarget, RunResult, RunSpec
-from finetune_api.status import BestStatus, CheckpointStatus, HistoryRow, Metrics, Progress
 from finetune_trainer import report as report_module
 from finetune_trainer.log import Log
 from finetune_trainer.report import Reporter

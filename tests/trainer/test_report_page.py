@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_api.status import Comparison, EvaluationStatus
+from finetune_api.findings import Comparison, EvaluationStatus
 from finetune_trainer.charts import Line, line_chart, nice_ticks, number, thinned
 from finetune_trainer.data_report import LengthBin
 from finetune_trainer.report_page import Run, report_page

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_api.findings import Comparison, EvaluationStatus
 from finetune_api.names import Stage
 from finetune_api.output import Sink
+from finetune_api.progress import HistoryRow, Metrics
 from finetune_api.run import RunResult, RunSpec
-from finetune_api.status import Comparison, EvaluationStatus, HistoryRow, Metrics
 from finetune_trainer.store import FileStore
 from finetune_trainer.tracking import Numbers, Tracker, Tracking, settings_of
 

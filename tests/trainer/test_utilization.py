@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from finetune_api.names import Stage
-from finetune_api.status import HistoryRow, Metrics
+from finetune_api.progress import HistoryRow, Metrics
 from finetune_trainer.log import Log
 from finetune_trainer.report import Reporter
 from finetune_trainer.utilization import Utilization, read_gpus

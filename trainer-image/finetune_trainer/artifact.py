@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetune_api.findings import EvaluationStatus
 from finetune_api.names import LOCK_FILE
-from finetune_api.status import EvaluationStatus
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from finetune_api.findings import EvaluationStatus
 from finetune_api.metrics import METRICS
 from finetune_api.run import RunSpec
-from finetune_api.status import EvaluationStatus
 
 from finetune_trainer.data_files import public_uri
 from finetune_trainer.fetch import ModelFiles

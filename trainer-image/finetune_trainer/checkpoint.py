@@ -18,7 +18,7 @@ from typing import Any
 
 from finetune_api.base import Model
 from finetune_api.names import CHECKPOINTS_FOLDER, MANIFEST_FILE, FailureClass
-from finetune_api.status import CheckpointStatus
+from finetune_api.progress import CheckpointStatus
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor

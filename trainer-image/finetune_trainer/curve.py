@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from finetune_api.status import HistoryRow, Metrics, Progress
+from finetune_api.progress import HistoryRow, Metrics, Progress
 from torch import Tensor
 
 from finetune_trainer.parallel import Team

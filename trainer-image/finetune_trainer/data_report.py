@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from finetune_api.base import StrictModel
-from finetune_api.status import DataStatus
+from finetune_api.findings import DataStatus
 from finetune_api.words import shortened
 from pydantic import Field
 

@@ -2,9 +2,9 @@
 
 from decimal import ROUND_CEILING, Decimal
 
+from finetune_api.findings import EarlyStoppingStatus, EffectiveHyperparameters
 from finetune_api.names import FailureClass
 from finetune_api.resource import TrainingSpec
-from finetune_api.status import EarlyStoppingStatus, EffectiveHyperparameters
 from finetune_api.training import Hyperparameters, MethodType
 
 from finetune_trainer.errors import RunError

@@ -7,8 +7,8 @@ precision: attention that copies the rows of a batch counts a little more than t
 from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
+from finetune_api.findings import EffectiveHyperparameters, PlanStatus, TrainingEstimate
 from finetune_api.run import GpuSize, RunSpec
-from finetune_api.status import EffectiveHyperparameters, PlanStatus, TrainingEstimate
 from transformers import PreTrainedModel
 
 from finetune_trainer.batch import Packing

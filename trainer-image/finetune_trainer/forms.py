@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetune_api.findings import EvaluationStatus
 from finetune_api.output import ArtifactForm
-from finetune_api.status import EvaluationStatus
 from finetune_api.training import Quantization
 from peft import PeftModel
 

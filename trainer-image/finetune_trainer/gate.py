@@ -1,9 +1,9 @@
 """`evaluation.gate`: whether the tuned model is good enough to be published. Pure: loads without torch."""
 
 from finetune_api.evaluation import Gate
+from finetune_api.findings import EvaluationStatus
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.names import FailureClass
-from finetune_api.status import EvaluationStatus
 
 from finetune_trainer.errors import RunError
 

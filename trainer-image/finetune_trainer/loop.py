@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from finetune_api.status import EffectiveHyperparameters, HistoryRow, Metrics, Progress
+from finetune_api.findings import EffectiveHyperparameters
+from finetune_api.progress import HistoryRow, Metrics, Progress
 from finetune_api.training import Optimizer, Scheduler
 
 from finetune_trainer.checkpoint import Snapshot

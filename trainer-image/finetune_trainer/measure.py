@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from finetune_api.evaluation import Evaluation, Generation
+from finetune_api.findings import Comparison, EvaluationStatus
 from finetune_api.metrics import METRICS, Metric
 from finetune_api.resource import TrainingSpec
-from finetune_api.status import Comparison, EvaluationStatus
 from transformers import GenerationConfig, PreTrainedModel
 
 from finetune_trainer.answers import answer_in, answer_pattern

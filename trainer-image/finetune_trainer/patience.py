@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune_api.status import BestStatus
+from finetune_api.progress import BestStatus
 
 
 @dataclass

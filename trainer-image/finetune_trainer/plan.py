@@ -8,8 +8,8 @@ left all the same, as many further down as there were such attempts. Pure.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from finetune_api.findings import PlanStatus
 from finetune_api.names import FailureClass
-from finetune_api.status import PlanStatus
 from finetune_api.training import GradientCheckpointing
 
 from finetune_trainer.errors import RunError

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from finetune_api.findings import PlanStatus
 from finetune_api.names import FailureClass
 from finetune_api.run import RunSpec
-from finetune_api.status import PlanStatus
 from finetune_api.training import GradientCheckpointing, MethodType
 
 from finetune_trainer.batch import Batch, Packing

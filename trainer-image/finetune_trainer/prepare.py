@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from finetune_api.findings import DataStatus, DroppedCounts, Resolved, RowCounts
 from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass
 from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
-from finetune_api.status import DataStatus, DroppedCounts, Resolved, RowCounts
 from finetune_api.words import shortened
 
 from finetune_trainer.answers import answer_pattern, check_labels

@@ -19,9 +19,9 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 from finetune_api.base import Model
+from finetune_api.findings import DataStatus, EffectiveHyperparameters, PlanStatus, Resolved, TrainingEstimate
 from finetune_api.names import PREPARED_FOLDER, FailureClass, Stage
 from finetune_api.run import RunResult
-from finetune_api.status import DataStatus, EffectiveHyperparameters, PlanStatus, Resolved, TrainingEstimate
 from pydantic import Field, ValidationError
 
 from finetune_trainer.errors import RunError

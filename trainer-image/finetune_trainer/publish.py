@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_api.base import Model
+from finetune_api.findings import ArtifactStatus
 from finetune_api.names import ARTIFACTS_FOLDER, MANIFEST_FILE, FailureClass
 from finetune_api.run import RunIdentity, RunResult, RunRoot, RunSpec
-from finetune_api.status import ArtifactStatus
 from pydantic import ValidationError
 
 from finetune_trainer.errors import RunError

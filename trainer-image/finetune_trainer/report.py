@@ -15,9 +15,10 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from finetune_api.curve import thinned
+from finetune_api.findings import PlanStatus
 from finetune_api.names import Activity, Stage
+from finetune_api.progress import BestStatus, CheckpointStatus, HistoryRow, Metrics, Progress
 from finetune_api.run import ProgressReport, ReportTarget, RunResult, RunSpec
-from finetune_api.status import BestStatus, CheckpointStatus, HistoryRow, Metrics, PlanStatus, Progress
 
 from finetune_trainer.log import Log, Number
 

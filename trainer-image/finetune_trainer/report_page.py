@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from finetune_api.findings import EvaluationStatus
 from finetune_api.metrics import METRICS
-from finetune_api.status import EvaluationStatus
 from finetune_api.words import shortened
 
 from finetune_trainer.charts import Bar, Line, bar_chart, line_chart, number

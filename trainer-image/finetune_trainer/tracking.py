@@ -15,8 +15,8 @@ from typing import Any, Protocol, Self
 
 from finetune_api.names import TRACKING_FOLDER
 from finetune_api.output import Sink
+from finetune_api.progress import HistoryRow, Metrics
 from finetune_api.run import RunResult, RunSpec
-from finetune_api.status import HistoryRow, Metrics
 from finetune_api.words import one_line, shortened
 
 from finetune_trainer.errors import RunError
