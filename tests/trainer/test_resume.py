@@ -180,6 +180,21 @@ def test_a_stop_during_evaluation_saves_the_step_and_evaluates_it_again(tmp_path
     assert [row["step"] for row in again.rows if "validationLoss" in row] == [5, 10]
 
 
+def test_a_stop_while_the_last_step_is_saved_lets_it_be_saved(tmp_path: Path) -> None:
+    stop = StopSignal()
+
+    class TellingStore(FileStore):
+        def put_bytes(self, key: str, data: bytes) -> None:
+            if key.startswith("checkpoints/step-10-"):
+                stop(15, None)
+            super().put_bytes(key, data)
+
+    shop = Workshop(tmp_path)
+    with pytest.raises(Termination):
+        shop.train(stop=stop, store=TellingStore(tmp_path / "out"))
+    assert shop.saved == [10]
+
+
 def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(tmp_path: Path) -> None:
     shop, stop = Workshop(tmp_path), StopSignal()
     seen: list[bool] = []

@@ -1,6 +1,5 @@
 """The files of a dataset, from where they are to the local disk."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -13,10 +12,9 @@ from finetune_trainer.errors import RunError
 from finetune_trainer.folders import files_of_folder, is_glob, matching
 from finetune_trainer.formats import SUFFIXES, detect_format
 from finetune_trainer.hub import DATASET, HubRepository
+from finetune_trainer.side_by_side import side_by_side
 from finetune_trainer.store import NotFoundError, open_store, sha256_of, split_uri
 from finetune_trainer.web import Opener, download
-
-PARALLEL_DOWNLOADS = 4
 
 MOST_FILES = 10_000
 """Most files of one dataset: more are a wrong glob, and would take hours to ask for one by one."""
@@ -184,9 +182,7 @@ def _source(dataset: Dataset, files: Files, names: list[str], target: Path) -> D
     def taken(number: int, name: str) -> DataFile:
         return _data_file(dataset, f"{files.uri}/{name}", files.get(name, target, number))
 
-    with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-        found = tuple(pool.map(taken, range(len(names)), names))
-    return DataSource(dataset, found, files.commit)
+    return DataSource(dataset, tuple(side_by_side(taken, range(len(names)), names)), files.commit)
 
 
 def _data_file(dataset: Dataset, uri: str, path: Path) -> DataFile:

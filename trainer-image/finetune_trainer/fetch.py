@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -18,6 +17,7 @@ from finetune_api.run import RunSpec
 
 from finetune_trainer.errors import RunError, quoted
 from finetune_trainer.hub import HubRepository
+from finetune_trainer.side_by_side import side_by_side
 from finetune_trainer.store import NotFoundError, Store, open_store
 
 SMALL_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -33,8 +33,6 @@ WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 
 BASE_FOLDER = "base-model"
 """Where an adapter's base goes, beside the adapter."""
-
-PARALLEL_DOWNLOADS = 4
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,8 @@ class StoredModel:
 
     def _digest(self, sizes: dict[str, int]) -> str:
         """A digest over names, sizes and fingerprints of the files that are used."""
-        with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-            fingerprints = pool.map(self.store.fingerprint, sizes)
-        lines = [f"{name} {size} {mark}\n" for (name, size), mark in zip(sizes.items(), fingerprints, strict=True)]
+        marks = side_by_side(self.store.fingerprint, sizes)
+        lines = [f"{name} {size} {mark}\n" for (name, size), mark in zip(sizes.items(), marks, strict=True)]
         return "sha256:" + hashlib.sha256(os.fsencode("".join(sorted(lines)))).hexdigest()
 
 
@@ -216,9 +213,7 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _download(source: Source, names: Iterable[str], folder: Path) -> None:
-    with ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool:
-        for done in [pool.submit(source.download, name, folder) for name in names]:
-            done.result()
+    side_by_side(lambda name: source.download(name, folder), names)
 
 
 def _is_wanted(name: str, trusted: bool) -> bool:

@@ -88,8 +88,9 @@ def fit(
             loop.interval.stepped(supervised, *loop.trainee.step(settings.max_grad_norm))
             clock.tokens += int(train.lengths[rows].sum())
             loop.step += 1
+        if checkpoints:
+            team.from_first(checkpoints.finish)
     if checkpoints:
-        team.from_first(checkpoints.finish)
         _take_best(loop, checkpoints, report)
     return loop.curve
 
