@@ -81,11 +81,14 @@ Cpu = Annotated[
 """CPUs: `4`, `1.5` or `1500m`."""
 
 
-OBJECT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+_DNS_SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+
+
+OBJECT_NAME_PATTERN = f"^{_DNS_SUBDOMAIN}$"
 """What the name of an object may be: a DNS subdomain, and so never that of one in another namespace."""
 
 
-CLASS_NAME_PATTERN = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
+CLASS_NAME_PATTERN = f"^({_DNS_SUBDOMAIN})?$"
 
 
 KEYS_HAVE_A_SIZE = cel("self.all(key, key.size() > 0 && key.size() <= 253)", "a key has 1 to 253 characters")
@@ -108,3 +111,10 @@ class SecretRef(Model):
 
 
 LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$"
+
+
+LabelValue = Annotated[str, Field(max_length=63, json_schema_extra={"pattern": LABEL_VALUE_PATTERN})]
+
+
+LABEL_KEY_PATTERN = rf"^({_DNS_SUBDOMAIN}/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?$"
+"""What the key of a label, an annotation or a taint may be. Source: Kubernetes, "Labels and Selectors"."""

@@ -7,7 +7,15 @@ from pydantic import ConfigDict, Field
 
 from finetune_api import names
 from finetune_api.base import Model, cel, rules
-from finetune_api.fields import CLASS_NAME_PATTERN, KEYS_HAVE_A_SIZE, LABEL_VALUE_PATTERN, Cpu, Quantity
+from finetune_api.fields import (
+    CLASS_NAME_PATTERN,
+    KEYS_HAVE_A_SIZE,
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    Cpu,
+    LabelValue,
+    Quantity,
+)
 
 
 class TolerationOperator(StrEnum):
@@ -28,11 +36,27 @@ class TaintEffect(StrEnum):
 class Toleration(Model):
     """A core/v1 Toleration."""
 
-    key: str | None = Field(default=None, max_length=317)
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            cel(
+                "has(self.key) && self.key != '' || has(self.operator) && self.operator == 'Exists'",
+                "a toleration without key needs operator Exists",
+            ),
+            cel(
+                "!has(self.value) || self.value == '' || !has(self.operator) || self.operator == 'Equal'",
+                "a toleration with operator Exists has no value",
+            ),
+            cel(
+                "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+                "tolerationSeconds is only allowed with effect NoExecute",
+            ),
+        )
+    )
+    key: str | None = Field(default=None, max_length=317, json_schema_extra={"pattern": f"^$|{LABEL_KEY_PATTERN}"})
     """Taint key; empty with operator `Exists` tolerates everything."""
     operator: TolerationOperator | None = None
     """`Exists` or `Equal`."""
-    value: str | None = Field(default=None, max_length=63)
+    value: LabelValue | None = None
     """Taint value."""
     effect: TaintEffect | None = None
     """`NoSchedule`, `PreferNoSchedule` or `NoExecute`; empty = all."""
@@ -70,7 +94,7 @@ class Trainer(Model):
     """Disk request and limit, scratch folder included."""
     shared_memory: Quantity = "8Gi"
     """Size of /dev/shm; counts as memory."""
-    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+    node_selector: dict[str, LabelValue] = Field(
         default_factory=dict, max_length=32, json_schema_extra=rules(KEYS_HAVE_A_SIZE)
     )
     """Labels a node must have."""
@@ -86,7 +110,7 @@ class Trainer(Model):
     """Scheduler of the pod; empty = the default scheduler."""
     termination_grace_period_seconds: int = Field(default=300, ge=1, le=3600)
     """Seconds a pod gets to leave when it is stopped."""
-    pod_labels: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+    pod_labels: dict[str, LabelValue] = Field(
         default_factory=dict,
         max_length=32,
         json_schema_extra=rules(KEYS_HAVE_A_SIZE, _not_reserved("podLabels", *names.RESERVED_POD_LABELS)),

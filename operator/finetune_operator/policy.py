@@ -1,12 +1,15 @@
-"""What this operator does not allow, although the API server has admitted it. Pure.
+"""What this operator does not allow, or could never make a Job of, although the API server has admitted it. Pure.
 
 A run that has begun keeps what it was allowed: a policy that gets stricter ends nothing.
 """
 
+import re
 from collections.abc import Iterator
 
 from finetune_api.addresses import names_metadata
+from finetune_api.fields import LABEL_KEY_PATTERN
 from finetune_api.names import FailureClass
+from finetune_api.placement import Trainer
 from finetune_api.reasons import Reason
 from finetune_api.resource import Finetune
 from finetune_api.status import Failure
@@ -16,6 +19,8 @@ from finetune_operator.attempts import a_failure
 from finetune_operator.settings import Settings
 from finetune_operator.steps import Run
 from finetune_operator.verdict import Step
+
+LABEL_KEY = re.compile(LABEL_KEY_PATTERN)
 
 
 def forbidden(run: Run) -> Step | None:
@@ -44,6 +49,20 @@ def _breaches(finetune: Finetune, settings: Settings) -> Iterator[Failure]:
         if names_metadata(url):
             message = f"{field} {url} names the link of the node, or a metadata service"
             yield _refusal(Reason.ADDRESS_FORBIDDEN, message)
+    for field, key in _label_keys(spec.trainer):
+        if not LABEL_KEY.match(key.lower()):
+            message = (
+                f"{field}: '{key}' can be no key: that is a name of at most 63 letters, digits, '-', '_' and '.', "
+                "where need be below a domain: example.com/name"
+            )
+            yield _refusal(Reason.JOB_INVALID, message)
+
+
+def _label_keys(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """Field and key of every label and annotation that is the user's: no schema can tell how the key of a map looks."""
+    yield from (("trainer.nodeSelector", key) for key in trainer.node_selector)
+    yield from (("trainer.podLabels", key) for key in trainer.pod_labels)
+    yield from (("trainer.podAnnotations", key) for key in trainer.pod_annotations)
 
 
 def _may_write(uri: str, namespace: str, prefixes: list[str]) -> bool:

@@ -116,6 +116,25 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 }
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a selector for a value with a blank": (
+        {"trainer": {"nodeSelector": {"gpu": "NVIDIA H100"}}},
+        ["spec.trainer.nodeSelector.gpu"],
+    ),
+    "a label with a blank": ({"trainer": {"podLabels": {"team": "a b"}}}, ["spec.trainer.podLabels.team"]),
+    "a class with two dots": ({"trainer": {"priorityClassName": "a..b"}}, ["spec.trainer.priorityClassName"]),
+    "a toleration of nothing": (
+        {"trainer": {"tolerations": [{"effect": "NoSchedule"}]}},
+        ["spec.trainer.tolerations[0]", "without key needs operator Exists"],
+    ),
+    "a toleration that asks for two things": (
+        {"trainer": {"tolerations": [{"key": "gpu", "operator": "Exists", "value": "x"}]}},
+        ["operator Exists has no value"],
+    ),
+    "a toleration for a while of what evicts nobody": (
+        {"trainer": {"tolerations": [{"key": "gpu", "operator": "Exists", "tolerationSeconds": 9}]}},
+        ["tolerationSeconds is only allowed with effect NoExecute"],
+    ),
+    "a toleration of no key": ({"trainer": {"tolerations": [{"key": "a b"}]}}, ["spec.trainer.tolerations[0].key"]),
     "no pod": ({"trainer": {"nodes": 0}}, ["spec.trainer.nodes", "greater than or equal to 1"]),
     "65 pods": ({"trainer": {"nodes": 65}}, ["spec.trainer.nodes", "less than or equal to 64"]),
     "an optimizer of whole tensors on two pods": (

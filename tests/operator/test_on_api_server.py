@@ -124,12 +124,12 @@ def test_retries_used_up_are_held_until_the_limit_is_raised(kubectl: Kubectl, op
 
 
 def test_a_job_that_the_api_server_refuses_fails_with_its_words(kubectl: Kubectl, operator: Path) -> None:
-    kubectl.apply(a_body("refused", trainer={"nodeSelector": {"no label key!": "x"}}))
+    kubectl.apply(a_body("refused", trainer={"gpuResource": f"example.com/{'x' * 64}"}))
     end_pod(kubectl, "refused", Stage.PREPARE, a_result(Stage.PREPARE).to_message())
     eventually(lambda: phase(kubectl, "refused") == "Failed")
     failure = finetune(kubectl, "refused")["status"]["failure"]
     assert failure["reason"] == "JobInvalid"
-    assert "no label key!" in failure["message"]
+    assert "must be no more than 63" in failure["message"]
 
 
 def test_a_quota_on_jobs_is_told_and_costs_no_endless_writes(kubectl: Kubectl, operator: Path) -> None:

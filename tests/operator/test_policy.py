@@ -34,6 +34,10 @@ def refusal_of(settings: dict[str, Any], **spec: Any) -> tuple[str, str]:
         ({"tracking": {"sinks": ["mlflow"], "mlflow": {"trackingUri": INNER}}}, "AddressForbidden", "tracking.mlflow"),
         ({"tracking": {"sinks": ["wandb"], "wandb": {"baseUrl": INNER}}}, "AddressForbidden", "tracking.wandb"),
         ({"storage": {"endpoint": "http://minio.storage.svc:9000"}}, "", ""),
+        ({"trainer": {"nodeSelector": {"no label key!": "x"}}}, "JobInvalid", "trainer.nodeSelector: 'no label key!'"),
+        ({"trainer": {"podLabels": {"a/b/c": "x"}}}, "JobInvalid", "trainer.podLabels: 'a/b/c'"),
+        ({"trainer": {"podAnnotations": {"x" * 64: "x"}}}, "JobInvalid", "trainer.podAnnotations"),
+        ({"trainer": {"nodeSelector": {"nvidia.com/gpu.product": "x", "pool": ""}}}, "", ""),
     ],
 )
 def test_what_is_forbidden_fails_and_names_the_field(spec: dict[str, Any], reason: str, words: str) -> None:
