@@ -29,7 +29,7 @@ from tests.faults.scene import Outcome, Scene, World
 
 pytestmark = pytest.mark.api_server
 
-STATUSES, OTHERS = 7, 17
+STATUSES, OTHERS = 5, 17
 """API writes of the straight way: of the status, on a busy machine perhaps one more, and all others. A change of the
 operator that adds one is to change these numbers."""
 
@@ -57,7 +57,7 @@ FAULTS: dict[str, Callable[[], Plan]] = {
     "two-operators-at-once": Plan,
     "asleep-before-a-status": lambda: Frozen(1, 20),
     "asleep-before-a-job": lambda: Frozen(4, 20),
-    "asleep-before-a-deletion": lambda: Frozen(21, 20),
+    "asleep-before-a-deletion": lambda: Frozen(19, 20),
     "watch-silent": Deaf,
     "watch-doubled": Stammering,
     "watch-lossy": Forgetful,
