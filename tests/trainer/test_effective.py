@@ -85,6 +85,14 @@ def test_evaluation_is_each_epoch_by_default_and_never_without_dev_rows() -> Non
     assert effective_hyperparameters(training, 10, 0, 64).eval_steps is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("evalSteps", 5), ("earlyStopping", {}), ("scheduler", "reduce_lr_on_plateau")]
+)
+def test_what_acts_on_dev_rows_is_refused_where_none_is_left(field: str, value: Any) -> None:
+    with pytest.raises(RunError, match=rf"NoDevRows: hyperparameters\.{field} needs dev rows"):
+        effective_hyperparameters(a_training(**{field: value}), 10, 0, 64)
+
+
 def test_checkpoints_are_each_epoch_by_default() -> None:
     assert effective_hyperparameters(a_training(trainBatchSize=4), 10, 0, 64).save_steps == 3
     assert effective_hyperparameters(a_training(saveSteps=5), 10, 0, 64).save_steps == 5

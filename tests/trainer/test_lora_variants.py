@@ -129,6 +129,12 @@ def test_a_module_to_save_that_is_not_there_is_refused_with_the_nearest(name: st
     assert caught.value.reason == "ModulesToSaveNotFound"
 
 
+def test_modules_to_save_that_leave_nothing_to_adapt_are_refused() -> None:
+    with pytest.raises(RunError, match="names every module that targetModules does") as caught:
+        attach_adapter(a_decoder(), Lora(target_modules=["q_proj"], modules_to_save=["q_proj", "norm"]), seed=0)
+    assert caught.value.reason == "ModulesToSaveInvalid"
+
+
 def test_part_of_a_name_saves_nothing_else() -> None:
     saved = resolve_saved(a_decoder(), ["norm"])
     assert saved.names == ["model.norm"]

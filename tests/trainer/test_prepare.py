@@ -69,6 +69,12 @@ def test_rows_are_counted_tokenised_and_read_back_as_they_were_written(tmp_path:
     assert 0 < (result.resolved.trainable_parameters or 0) < result.resolved.parameters
 
 
+def test_two_datasets_of_one_name_are_refused(tmp_path: Path, model: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", some_pairs(3))
+    error = a_refusal(a_run(tmp_path, model, [a_dataset(rows), a_dataset(rows, role="test")]))
+    assert (error.reason, error.message) == ("RunFileInvalid", "datasets[].name: more than one is called 'faq'")
+
+
 def test_references_stand_in_the_order_of_their_rows(tmp_path: Path, model: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", some_pairs(3))
     test = write_jsonl(tmp_path / "test.jsonl", some_pairs(4, "test"))

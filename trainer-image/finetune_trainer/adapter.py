@@ -25,9 +25,10 @@ ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     """The model with a fresh adapter, fp32; its start depends on `seed` alone. The base is frozen.
 
-    Raises RunError (InvalidConfig) as `resolve_targets` and `resolve_saved`.
+    Raises RunError (InvalidConfig) as `resolve_targets` and `resolve_saved`, ModulesToSaveInvalid.
     """
     targets, saved = resolve_targets(model, lora), resolve_saved(model, lora.modules_to_save)
+    _check_something_is_left(_targeted(model, targets.modules, targets.parameters), saved.names)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
@@ -44,6 +45,14 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     )
     torch.manual_seed(seed)
     return _attached(model, config)
+
+
+def _check_something_is_left(targeted: set[str], saved: list[str]) -> None:
+    """PEFT adapts no module that is trained whole."""
+    if all(path.endswith(tuple(saved)) for path in targeted):
+        message = "method.lora.modulesToSave names every module that targetModules does, so that none gets an adapter"
+        remedy = "Name each module in one of the two, or set method.type to full."
+        raise RunError(FailureClass.INVALID_CONFIG, "ModulesToSaveInvalid", message, remedy)
 
 
 def continue_adapter(model: PreTrainedModel, folder: Path, asked: Lora | None) -> PeftModel:

@@ -5,7 +5,7 @@ from decimal import ROUND_CEILING, Decimal
 from finetune_api.findings import EarlyStoppingStatus, EffectiveHyperparameters
 from finetune_api.names import FailureClass
 from finetune_api.resource import TrainingSpec
-from finetune_api.training import Hyperparameters, MethodType
+from finetune_api.training import Hyperparameters, MethodType, Scheduler
 
 from finetune_trainer.errors import RunError
 
@@ -61,9 +61,12 @@ def effective_hyperparameters(
 ) -> EffectiveHyperparameters:
     """Every value in force for `train_rows` (at least 1) rows on `devices` devices.
 
-    `eval_steps` is None without dev rows, since nothing is evaluated then.
+    `eval_steps` is None without dev rows, since nothing is evaluated then. Raises RunError (InvalidConfig):
+    WarmupTooLong, NoDevRows.
     """
     given = training.hyperparameters
+    if not dev_rows:
+        _check_needs_none(given)
     epoch_steps = steps_per_epoch(given, train_rows, devices)
     total = total_steps(given, epoch_steps)
     default_rate = LEARNING_RATES[training.method.type]
@@ -93,6 +96,20 @@ def effective_hyperparameters(
         seed=given.seed,
         devices=devices,
     )
+
+
+def _check_needs_none(given: Hyperparameters) -> None:
+    """Raise RunError where a setting acts on dev rows, of which the template or a limit may have left none."""
+    acting = {
+        "evalSteps": given.eval_steps > 0,
+        "earlyStopping": given.early_stopping is not None,
+        "scheduler": given.scheduler is Scheduler.REDUCE_LR_ON_PLATEAU,
+    }
+    field = next((name for name, acts in acting.items() if acts), None)
+    if field is not None:
+        message = f"hyperparameters.{field} needs dev rows, and none is left"
+        remedy = "Set split.devPercentage, or give a dataset role dev; rows that are empty or too long do not count."
+        raise RunError(FailureClass.INVALID_CONFIG, "NoDevRows", message, remedy)
 
 
 def _early_stopping(given: Hyperparameters) -> EarlyStoppingStatus | None:

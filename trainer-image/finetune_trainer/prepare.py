@@ -5,6 +5,7 @@ prepared folder. The data report is written whether the rows can be used or not.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from finetune_api.findings import DataStatus, DroppedCounts, Resolved, RowCounts
 from finetune_api.names import STATUS_WARNING_LENGTH, FailureClass
 from finetune_api.resource import TrainingSpec
 from finetune_api.run import RunResult, RunSpec
+from finetune_api.sources import Dataset
 from finetune_api.words import shortened
 
 from finetune_trainer.answers import answer_pattern, check_labels
@@ -24,7 +26,7 @@ from finetune_trainer.data_report import DataReport, data_report, length_histogr
 from finetune_trainer.datasets import fetch_dataset
 from finetune_trainer.division import count, divide, repeats
 from finetune_trainer.effective import effective_hyperparameters, sequence_length, steps_per_epoch
-from finetune_trainer.errors import RunError
+from finetune_trainer.errors import RunError, quoted
 from finetune_trainer.fetch import ModelFiles, fetch_model
 from finetune_trainer.gate import check_measurable
 from finetune_trainer.model_config import check_decoder, position_limit, read_config
@@ -93,6 +95,7 @@ def read_datasets(spec: RunSpec, store: Store, say: Say, known: Mapping[str, str
     `known` are the revisions that an earlier try found, by dataset.
     """
     problems, surveys = Problems(), []
+    _check_names(spec.training.datasets)
     for dataset in spec.training.datasets:
         source = fetch_dataset(dataset, spec, Path(spec.scratch_directory) / "datasets", known.get(dataset.name))
         surveys.append(survey(source, spec.training, problems))
@@ -100,6 +103,14 @@ def read_datasets(spec: RunSpec, store: Store, say: Say, known: Mapping[str, str
         say(f"{source.where}: {surveys[-1].rows} rows{files}, {source.revision}")
     refuse_problems(problems, surveys, store)
     return surveys
+
+
+def _check_names(datasets: list[Dataset]) -> None:
+    """Raise RunError for a name that two have, as the API server does: one's files would take the other's place."""
+    twice = [name for name, count in Counter(dataset.name for dataset in datasets).items() if count > 1]
+    if twice:
+        message = f"datasets[].name: more than one is called {quoted(twice)}"
+        raise RunError(FailureClass.INVALID_CONFIG, "RunFileInvalid", message, "Give each a name of its own.")
 
 
 def refuse_problems(problems: Problems, surveys: list[Survey], store: Store) -> None:
