@@ -30,6 +30,9 @@ from finetune_operator.verdict import Attempt, Step, concluded, is_over
 LEAVING_CHECK = timedelta(seconds=5)
 """How often pods are looked at that were told to leave."""
 
+LINGERING = timedelta(seconds=60)
+"""A Job that was deleted so long ago is as good as gone once its pods are: a foreign finalizer may keep it for ever."""
+
 START_CHECK = timedelta(seconds=10)
 """How often a Job whose pod has not started is looked at."""
 
@@ -247,7 +250,9 @@ def _stopped(run: Run, attempt: Attempt) -> Step:
 
 def _leaving(run: Run, reason: Reason, jobs: tuple[Job, ...]) -> Step | None:
     """Waiting until these Jobs and all pods are gone; None once they are."""
-    leftover = jobs[0].name if jobs else run.observed.active_pod
+    lingering = run.now - LINGERING
+    there = [job.name for job in jobs if job.deleted_at is None or job.deleted_at > lingering]
+    leftover = there[0] if there else run.observed.active_pod
     if leftover is None:
         return None
     step = steps.waiting(run, reason, f"waiting for {leftover} to be gone", LEAVING_CHECK)

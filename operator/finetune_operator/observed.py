@@ -290,7 +290,7 @@ def _job(body: Body, stage: Stage, attempt: int, pods: list[Body]) -> Job:
         is_suspended=is_suspended,
         deleted_at=deleted_at,
         is_failing=is_failing,
-        size=spec.get("parallelism", 1),
+        size=max(1, spec.get("parallelism", 1)),  # Somebody may have edited it to nothing.
         queue_priority=metadata.get("labels", {}).get(names.QUEUE_PRIORITY_LABEL, ""),
     )
 

@@ -254,7 +254,7 @@ def final_progress(status: FinetuneStatus, result: RunResult) -> Progress | None
 def _waiting_for(pod: Pod | None, job: Job) -> str | None:
     """Why nothing has started. An Event says more than the kubelet's `ContainerCreating`."""
     if job.is_suspended and pod is None:
-        words = f"Job {job.name} is suspended: its queue has yet to admit it"
+        words = f"Job {job.name} is suspended: its queue, or whoever suspended it, has yet to admit it"
         return f"{words}; {job.trouble}" if job.trouble else words
     if pod and pod.says_why:
         return pod.waiting

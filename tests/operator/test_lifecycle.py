@@ -76,6 +76,17 @@ def test_a_run_resumed_while_its_pod_still_leaves_waits_for_it() -> None:
     assert decided(stopping, PREPARED).start == Attempt(TRAIN, 2)
 
 
+@pytest.mark.parametrize(("wish", "phase"), [("suspend", Phase.SUSPENDED), ("cancel", Phase.CANCELLED)])
+def test_a_deleted_job_that_a_finalizer_keeps_holds_nothing_up(wish: str, phase: Phase) -> None:
+    wanted: dict[str, Any] = {wish: True}
+    stopping = decided(training(), PREPARED, a_job(TRAIN, 1, RUNNING, A_POD), **wanted).status
+    kept = replace(a_job(TRAIN, 1, RUNNING, replace(A_POD, phase="Failed")), deleted_at=NOON)
+    assert decided(stopping, PREPARED, kept, seconds=59, **wanted).status.phase is not phase, "a pod may yet come"
+    assert decided(stopping, PREPARED, kept, seconds=60, **wanted).status.phase is phase
+    still = replace(kept, pods=(A_POD,))
+    assert decided(stopping, PREPARED, still, seconds=60, **wanted).status.phase is not phase
+
+
 def test_suspending_and_resuming_any_number_of_times_uses_up_nothing() -> None:
     status = training()
     for attempt in range(1, 30):
@@ -274,7 +285,7 @@ def test_a_run_in_a_queue_is_told_so_and_may_wait_for_ever() -> None:
     assert told(queued.status, ConditionType.RECONCILING) == ("True", "WaitingForQueue")
     condition = condition_of(queued.status, ConditionType.READY)
     assert condition is not None
-    assert "its queue has yet to admit it" in condition.message
+    assert "its queue, or whoever suspended it, has yet to admit it" in condition.message
     admitted = decided(queued.status, PREPARED, a_job(TRAIN, 1, RUNNING, a_pod()), seconds=10**6 + 60)
     assert (admitted.status.phase, admitted.stop) == (Phase.PENDING, ()), "waiting for a pod begins with admission"
 

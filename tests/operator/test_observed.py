@@ -34,6 +34,11 @@ def test_a_pod_whose_index_was_edited_stops_no_pass(index: str) -> None:
     assert [pod.index for pod in seen.pods] == [0]
 
 
+def test_a_job_that_somebody_has_given_no_pods_stops_no_pass() -> None:
+    (job,) = observed_children([a_job("story-9f3c2a10-train-1") | {"spec": {"parallelism": 0}}], [], UID).jobs
+    assert (job.size, job.has_started) == (1, False)
+
+
 def test_somebody_elses_job_in_our_finetunes_name_is_no_attempt() -> None:
     jobs = observed_children([a_job("notebook"), a_job("story-train-0"), a_job("story-train-1-copy")], [], UID).jobs
     assert jobs == ()
