@@ -100,7 +100,7 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
         ),
         Reason.REFUSED: ReasonFacts(
             "The API server refused the attempt's objects; the message has its words, such as an exceeded quota.",
-            "Room in the quota, the right, or the name; it is tried again every 15 seconds, until "
+            "Room in the quota, the right, the name, or what a policy wants; it is tried again every 15 seconds, until "
             "`spec.pendingDeadlineSeconds` holds the run.",
         ),
         Reason.STOPPING: ReasonFacts("A limit is reached, and the attempt's pods are on their way out.", NOTHING),
@@ -120,7 +120,8 @@ GROUPS: dict[str, dict[Reason, ReasonFacts]] = {
             "Raise `trainer.cpu` or `hyperparameters.trainBatchSize`, or take a smaller GPU.",
         ),
         Reason.READING_RESULT: ReasonFacts(
-            "A Job is complete and its words are lost: another Job reads from S3 what it came to.", NOTHING
+            "A Job is complete and its words are lost: another Job reads from S3 what it came to.",
+            "Nothing: the message says what keeps that Job from being made; after six minutes the result is lost.",
         ),
         Reason.NODE_LOST: ReasonFacts(
             "A pod did not leave in time, and its node is gone or not ready: it is removed, and the run starts again.",
