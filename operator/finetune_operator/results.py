@@ -44,7 +44,9 @@ def _reading(run: Run, job: Job, reading: Job | None) -> Step | None:
     if stages.has_failed(run.status, job) or not may_still_be_read(reading, asked_at, run.now):
         return None
     message = f"Job {job.name} is complete, but its words are lost: reading from S3 what it came to"
-    if in_the_way and reading is None:
+    if reading is not None:
+        status = stages.in_the_way(status, job.stage, None)
+    elif in_the_way:
         message = f"{message}; {in_the_way}"
     step = steps.waiting(replace(run, status=status), Reason.READING_RESULT, message, READING_CHECK)
     return step if reading else replace(step, read=Attempt(job.stage, job.attempt))

@@ -106,8 +106,8 @@ def being_read(status: FinetuneStatus, job: Job, now: datetime) -> tuple[Finetun
     return replace(status, entry.model_copy(update={"reading_since": now, "message": None})), now, None
 
 
-def in_the_way(status: FinetuneStatus, stage: Stage, message: str) -> FinetuneStatus:
-    """The status with what keeps the newest attempt of the stage from coming further."""
+def in_the_way(status: FinetuneStatus, stage: Stage, message: str | None) -> FinetuneStatus:
+    """The status with what keeps the newest attempt of the stage from coming further; None = nothing any more."""
     entry = find(status, stage)
     return replace(status, entry.model_copy(update={"message": _cut(message)})) if entry else status
 

@@ -124,6 +124,8 @@ def test_a_reading_that_the_api_server_refuses_is_given_up_and_lets_a_wish_throu
     ready = condition_of(waits.status, ConditionType.READY)
     assert ready is not None
     assert (ready.reason, ready.message.endswith("; exceeded quota: jobs")) == ("ReadingResult", True)
+    made = decided(waits.status, PREPARED, MUTE, readings=(a_reading(),), **wish).status
+    assert made == asked, "it is still told of what stood in the way"
     given_up = decided(waits.status, PREPARED, MUTE, later=SIX_MINUTES, **wish)
     gone = decided(given_up.status, PREPARED, later=SIX_MINUTES, **wish)
     assert (given_up.read, gone.read, gone.status.phase) == (None, None, phase)
