@@ -9,11 +9,9 @@ from typing import Any, TypeVar
 import torch
 from finetune_trainer.parallel import Team, joined
 
-T = TypeVar("T")
+from tests.trainer.warm import CONTEXT
 
-# One server imports what is slow, and each process of a team is a fork of it.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "transformers", "peft"])
+T = TypeVar("T")
 
 
 def in_team(size: int, work: Callable[..., T], *arguments: Any) -> list[T]:

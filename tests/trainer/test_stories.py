@@ -243,7 +243,7 @@ def test_a_diverged_run_publishes_nothing(tmp_path: Path) -> None:
 
 
 def test_without_evaluation_rows_the_run_is_published_all_the_same(tmp_path: Path) -> None:
-    run = a_story_run(tmp_path)
+    run = a_story_run(tmp_path, hyperparameters={"epochs": 1, "trainBatchSize": 4})
     only_train = run.training.model_copy(update={"datasets": run.training.datasets[:1]})
     story = tell(run.model_copy(update={"training": only_train}))
     assert story.result.evaluation is not None

@@ -23,14 +23,8 @@ from finetune_trainer.measure import Engine, Findings, ask, beside, compared, ma
 from finetune_trainer.model import adapted_base, bare, load_model, merged_model, round_weights, stored_dtype
 from finetune_trainer.parts import whole_copy
 from finetune_trainer.publish import artifact_folder
-from finetune_trainer.reload import (
-    MERGE_TOLERANCES,
-    PROBE_ROWS,
-    check_in_fresh_process,
-    check_probe,
-    write_probe,
-)
-from finetune_trainer.reload_check import ReloadCheck
+from finetune_trainer.reload import MERGE_TOLERANCES, PROBE_ROWS, check_probe, write_probe
+from finetune_trainer.reload_check import ReloadCheck, check_in_fresh_process
 from finetune_trainer.report import Reporter
 from finetune_trainer.run_setup import MODEL_FORM, Setup
 from finetune_trainer.store import uri_of

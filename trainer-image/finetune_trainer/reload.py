@@ -4,14 +4,11 @@ The training process computes a few logits, writes the artifact and this check, 
 loads the artifact as any user does, and compares.
 """
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from finetune_api.names import FailureClass
-from finetune_api.words import shortened
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -44,18 +41,6 @@ def write_probe(model: PreTrainedModel, rows: Sequence[Sequence[int]], compute: 
         if not bool(logits.isfinite().all()):
             raise not_finite("the logits of the tuned model are not all finite")
     save_file(tensors, path)
-
-
-def check_in_fresh_process(check: ReloadCheck, scratch: Path) -> None:
-    """Run the comparison in a new process. Raises RunError (ArtifactMismatch) where it fails."""
-    path = scratch / "reload.json"
-    path.write_text(check.model_dump_json(by_alias=True), encoding="utf-8")
-    command = [sys.executable, "-m", "finetune_trainer", "reload", "--check", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        message = f"the artifact does not load as what was trained: {shortened(last, 500)}"
-        raise RunError(FailureClass.INFRASTRUCTURE, "ArtifactMismatch", message)
 
 
 def run_check(check: ReloadCheck) -> float:
