@@ -37,24 +37,26 @@ class Killed(Plan):
 
 
 class Frozen(Plan):
-    """The operator stands still at its k-th write, and so does that write, until another one has worked for a while."""
+    """The operator stands still at its first write of a kind, and so does that write, until another one has worked."""
 
-    def __init__(self, number: int, seconds: float) -> None:
+    def __init__(self, method: str, path: str, seconds: float) -> None:
+        """`path`: a part of it. `seconds`: how long the other one works meanwhile."""
         super().__init__()
         self.freeze: Callable[[], Awaitable[None]]
         self.thaw: Callable[[], Awaitable[None]]
-        self._left, self._seconds = number, seconds
+        self._method, self._path, self._seconds = method, path, seconds
+        self._is_over = False
 
     async def meet(self, call: Call, ask: Ask) -> Answer:
-        self._left -= call.is_write
-        if self._left == 0 and call.is_write:
-            await self.freeze()
-            await asyncio.sleep(self._seconds)
-            answer = await ask()
-            await self.thaw()
-            self.ended_at = time.monotonic()
-            return answer
-        return await ask()
+        if self._is_over or call.method != self._method or self._path not in call.path:
+            return await ask()
+        self._is_over = True
+        await self.freeze()
+        await asyncio.sleep(self._seconds)
+        answer = await ask()
+        await self.thaw()
+        self.ended_at = time.monotonic()
+        return answer
 
 
 class Away(Plan):
