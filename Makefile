@@ -27,7 +27,7 @@ define step
 else printf '%s\n\nFailed: %s\n' "$$said" '$(1)' >&2; exit 1; fi
 endef
 
-.PHONY: help quickstart test check generate format bench-steps bench-trainer bench-prepare bench-apply bench-operator lock venv venv-bench down clean
+.PHONY: help quickstart test check static generate format bench-steps bench-trainer bench-prepare bench-apply bench-operator lock venv venv-bench down clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -36,19 +36,21 @@ quickstart: $(READY) ## from a fresh machine to a Succeeded Finetune (CLUSTER=lo
 	@$(BIN)/python -m examples.quickstart.run CLUSTER=$(CLUSTER) OPERATOR_IMAGE=$(OPERATOR_IMAGE) \
 	  TRAINER_IMAGE=$(TRAINER_IMAGE) S3_IMAGE=$(S3_IMAGE)
 
-test: check ## all tests, on the local cluster too (root; installs missing Debian packages)
+test: static ## all tests, on the local cluster too (root; installs missing Debian packages)
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m tests.cluster up --install; \
 	else echo 'Not root: the tests that need the local cluster are skipped.'; $(BIN)/python -m tests.cluster build; fi
 	@$(BIN)/python -m tests.judge
 	@$(BIN)/pytest -q -n 3 --dist loadfile -m 'not cluster'
 	@$(BIN)/pytest -q -m cluster
 
-check: $(READY) ## seconds: style, types, imports, generated files, chart, pure tests
+check: static ## seconds: style, types, imports, generated files, chart, pure tests
+	$(call step,pure tests,$(BIN)/pytest -q -m 'not cluster and not api_server and not slow' $(UNIT_TESTS))
+
+static: $(READY)
 	$(call step,ruff,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call step,mypy,$(BIN)/mypy && $(BIN)/mypy tests bench examples)
 	$(call step,import rules,$(BIN)/lint-imports)
 	$(call step,generated files,$(BIN)/python -m finetune_api --check)
-	$(call step,pure tests,$(BIN)/pytest -q -m 'not cluster and not api_server and not slow' $(UNIT_TESTS))
 
 generate: $(READY) ## write what is made from the types: CRD, chart's copy, reference pages
 	@$(BIN)/python -m finetune_api
