@@ -99,6 +99,25 @@ def test_sigterm_before_anything_began_exits_143(monkeypatch: pytest.MonkeyPatch
     assert main(["prepare", "--run", str(tmp_path / "run.json")]) == Exit.TERMINATED
 
 
+SIGNALLING_IMPORT = """
+import os, signal, sys
+os.kill(os.getpid(), signal.SIGTERM)
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules["argparse"]
+import argparse
+"""
+"""A module that stands before the real one, and sends the signal while it is imported."""
+
+
+def test_sigterm_while_modules_are_imported_is_not_lost(tmp_path: Path) -> None:
+    """For the first process of a container the kernel drops what is neither handled nor held back."""
+    (tmp_path / "argparse.py").write_text(SIGNALLING_IMPORT)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = started("prepare", tmp_path / "run.json", PYTHONPATH=path)
+    _, log = process.communicate()
+    assert (process.returncode, "before it began" in log) == (Exit.TERMINATED, True), log
+
+
 @pytest.mark.parametrize("why", ["no folder", "no message"])
 def test_a_result_that_cannot_be_written_is_reported_and_leaves_the_exit_code(
     tmp_path: Path, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

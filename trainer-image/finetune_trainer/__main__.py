@@ -6,9 +6,14 @@
 The exit code says what kind of failure it was, should the result be lost. The environment is read here alone.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # Held back until there is a handler: the kernel drops what reaches the first process of a container before.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
 import argparse
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Callable
@@ -61,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     guard()
     log = Log(as_json=os.environ.get(ENV_LOG_FORMAT, "").lower() == "json")
     try:
+        if _is_own_process():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if parsed.command == "reload":
             return _reload(Path(parsed.check))
         if parsed.command in COMMANDS:
