@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -292,6 +293,11 @@ def test_a_prompt_that_cannot_be_continued_is_refused(speaker: Speaker, prompt: 
     with pytest.raises(RunError, match=words) as caught:
         speaker.continued([prompt])
     assert caught.value.reason == "PromptInvalid"
+
+
+def test_a_prompt_of_other_bytes_is_refused(speaker: Speaker) -> None:
+    with pytest.raises(RunError, match="PromptInvalid: prompt 2 is not UTF-8, at its character 4"):
+        speaker.answer(["a", os.fsdecode(b"caf\xe9")])
 
 
 def test_a_wrong_row_is_told_with_file_and_line(story: Story, run: Run, tmp_path: Path) -> None:

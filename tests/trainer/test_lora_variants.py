@@ -170,6 +170,12 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
     assert caught.value.reason == "AdapterInvalid"
 
 
+def test_another_kind_of_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(RunError, match="another kind of adapter, IA3Config"):
+        continue_adapter(a_decoder(), tmp_path, None)
+
+
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_that_was_cut_is_refused(name: str, tmp_path: Path) -> None:
     write_adapter(a_tuned_model(), tmp_path, "base", None)

@@ -156,6 +156,12 @@ def test_without_any_credentials_the_remedy_names_both_ways(monkeypatch: pytest.
     assert "storage.credentialsSecretRef" in caught.value.remedy
 
 
+@pytest.mark.parametrize("where", [{"endpoint": "minio"}, {"endpoint": "http://minio:90000"}, {"region": "a b"}])
+def test_an_endpoint_or_region_that_is_none_is_refused(where: dict[str, str]) -> None:
+    with pytest.raises(RunError, match=r"EndpointInvalid: storage\.endpoint or storage\.region cannot be used"):
+        open_store("s3://models/x", StorageAccess(**where))
+
+
 def test_another_kind_of_uri_is_refused() -> None:
     with pytest.raises(RunError, match="ftp://x is not readable"):
         open_store("ftp://x", StorageAccess())

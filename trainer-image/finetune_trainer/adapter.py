@@ -87,9 +87,12 @@ def uses_dora(asked: Lora | None, folder: Path | None) -> bool:
 
 def _stored_config(folder: Path) -> LoraConfig:
     try:
-        return LoraConfig.from_pretrained(str(folder))
+        found = LoraConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise _misfit(f"adapter_config.json cannot be read: {error}") from error
+    if not isinstance(found, LoraConfig):  # PEFT gives what the file says.
+        raise _misfit(f"adapter_config.json is that of another kind of adapter, {type(found).__name__}")
+    return found
 
 
 def _attached(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

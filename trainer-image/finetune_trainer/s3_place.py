@@ -21,6 +21,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ResponseStreamingError,
 )
+from finetune_api.names import FailureClass
 from finetune_api.output import Checksums
 from finetune_api.run import StorageAccess
 
@@ -130,12 +131,21 @@ class Place:
 def s3_client(access: StorageAccess) -> "S3Client":
     """A client with the credentials of `access`; it never asks the machine's metadata service.
 
-    Raises RunError (InvalidConfig, AddressForbidden) where the endpoint is one.
+    Raises RunError (InvalidConfig): AddressForbidden where the endpoint is one, EndpointInvalid where it is none.
 
     It adds no checksum by itself: over TLS that would be a trailer behind a chunked body, which many servers other than
     AWS's refuse. Ours are headers.
     """
-    check_endpoint(access.endpoint)
+    try:
+        check_endpoint(access.endpoint)
+        return _client(access)
+    except ValueError as error:
+        message = f"storage.endpoint or storage.region cannot be used: {error}"
+        remedy = "Write the endpoint as http(s)://HOST[:PORT]."
+        raise RunError(FailureClass.INVALID_CONFIG, "EndpointInvalid", message, remedy) from error
+
+
+def _client(access: StorageAccess) -> "S3Client":
     session = botocore.session.Session()
     if access.credentials is not None:
         session.set_credentials(*read_keys(access.credentials))

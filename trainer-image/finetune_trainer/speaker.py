@@ -60,6 +60,8 @@ class Speaker:
         that is empty or leaves no room.
         """
         texts = [prompts] if isinstance(prompts, str) else prompts
+        for number, text in enumerate(texts, 1):
+            _check_text(number, text)
         answers = self.continued([self.tokenizer.prompt_ids(text) for text in texts], generation, seed)
         return answers[0] if isinstance(prompts, str) else answers
 
@@ -120,6 +122,15 @@ def load_speaker(place: str, reach: Reach, compute: Compute, log: Log) -> Speake
     stops = Stops(list(dict.fromkeys(ends)), position_limit(read_config(files.model.folder, files.model.uri)))
     packing = restored.spec.training.hyperparameters.packing
     return Speaker(restored, make_engine(restored.model, compute, packing, log.warn), tokenizer, stops)
+
+
+def _check_text(number: int, text: str) -> None:
+    """A command line may hold any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"prompt {number} is not UTF-8, at its character {error.start + 1}"
+        raise RunError(FailureClass.INVALID_DATA, "PromptInvalid", message, "Write it in UTF-8.") from error
 
 
 def _check_room(number: int, tokens: int, limit: int | None) -> None:
