@@ -41,6 +41,9 @@ Line = Annotated[str, AfterValidator(one_line)]
 Instant = Annotated[datetime, AfterValidator(_in_utc)]
 """A moment, in UTC."""
 
+IS_POSITIVE = "type(self) == int ? self >= 1 : self.matches('[1-9]')"
+"""Of a quantity, which is a number or a text."""
+
 Quantity = Annotated[
     str,
     BeforeValidator(str),
@@ -50,6 +53,7 @@ Quantity = Annotated[
             "x-kubernetes-int-or-string": True,
             "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$",
             "maxLength": 32,
+            **rules(cel(IS_POSITIVE, "a quantity must be more than 0: as a limit, 0 would be none")),
         }
     ),
 ]
@@ -72,9 +76,7 @@ Cpu = Annotated[
             "x-kubernetes-int-or-string": True,
             "pattern": CPU_PATTERN,
             "maxLength": 16,
-            **rules(
-                cel("type(self) == int ? self >= 1 : true", "trainer.cpu must be at least 1, or a part such as 500m")
-            ),
+            **rules(cel(IS_POSITIVE, "trainer.cpu must be at least 1, or a part such as 500m")),
         }
     ),
 ]

@@ -24,7 +24,7 @@ def field_reference() -> str:
 
 def _section(title: str, schema: Schema) -> list[str]:
     head = ["", f"## {title}", "", "| field | type | default | allowed | meaning |", "|--|--|--|--|--|"]
-    rules = [f"- {rule['message']}" for rule in _all_rules(schema)]
+    rules = dict.fromkeys(f"- {rule['message']}" for rule in _all_rules(schema))
     return [*head, *_rows(title, schema), *(["", "Rules:", "", *rules] if rules else []), ""]
 
 

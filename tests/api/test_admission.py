@@ -282,6 +282,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"trainer": {"gpusPerNode": 2}, "method": {"type": "full"}} | numbers(optimizer="adafactor"),
         ["hyperparameters.optimizer", "trainer.gpusPerNode above 1"],
     ),
+    "memory without a limit": ({"trainer": {"memory": "0Gi"}}, ["spec.trainer.memory", "more than 0"]),
+    "memory below nothing": ({"trainer": {"memory": -1}}, ["spec.trainer.memory", "more than 0"]),
+    "processors without a limit": ({"trainer": {"cpu": "0.0"}}, ["spec.trainer.cpu", "at least 1"]),
     "memory in words": ({"trainer": {"memory": "much"}}, ["spec.trainer.memory"]),
     "a misspelt field": ({"metod": {"type": "lora"}}, ["unknown field", "spec.metod"]),
     # Places that nobody may point at.

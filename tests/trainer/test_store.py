@@ -109,6 +109,14 @@ def test_a_bucket_that_is_not_there_is_told_from_a_missing_object(s3: Any, tmp_p
     assert caught.value.bucket_missing
 
 
+def test_a_bucket_to_write_to_that_is_not_there_is_told_with_what_to_do(s3: Any, tmp_path: Path) -> None:
+    store = open_store("s3://no-such-bucket-here/x", an_access(tmp_path, s3))
+    with pytest.raises(RunError, match="x/a cannot be written: there is no bucket no-such-bucket-here") as caught:
+        store.put_bytes("a", b"1")
+    assert (caught.value.failure_class, caught.value.reason) == ("InvalidConfig", "BucketNotFound")
+    assert "Create the bucket" in caught.value.remedy
+
+
 def test_wrong_keys_are_denied_naming_operation_uri_and_secret(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="GetObject on s3://models/x/a was denied: SignatureDoesNotMatch") as caught:
         open_store("s3://models/x", an_access(tmp_path, s3, secret_key="wrong")).get_bytes("a")
@@ -127,9 +135,12 @@ def test_wrong_keys_are_not_taken_for_a_missing_file(s3: Any, tmp_path: Path, ke
 
 def test_a_missing_secret_or_key_is_named_before_any_call(tmp_path: Path) -> None:
     absent = SecretFolder(directory=str(tmp_path / "absent"), source="Secret team-a/s3")
+    mounted = some_keys(tmp_path / "mounted")
+    (tmp_path / "mounted" / "..data").mkdir()  # as the kubelet leaves an optional Secret that is not there
     partial = some_keys(tmp_path / "partial", AWS_ACCESS_KEY_ID="x")
     for folder, message in (
         (absent, "Secret team-a/s3 does not exist or is empty: key AWS_ACCESS_KEY_ID is needed"),
+        (mounted, "Secret team-a/s3 does not exist or is empty: key AWS_ACCESS_KEY_ID is needed"),
         (partial, "Secret team-a/s3 has no key AWS_SECRET_ACCESS_KEY"),
     ):
         with pytest.raises(RunError) as caught:

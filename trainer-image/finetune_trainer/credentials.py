@@ -21,7 +21,7 @@ def required_secret(folder: SecretFolder, key: str) -> str:
         raise _invalid(folder, key, "it holds a character that is not ASCII")
     if value is not None:
         return value
-    if not Path(folder.directory).is_dir() or not any(Path(folder.directory).iterdir()):
+    if not _has_keys(Path(folder.directory)):
         raise RunError(
             FailureClass.ACCESS_DENIED,
             "SecretMissing",
@@ -34,6 +34,11 @@ def required_secret(folder: SecretFolder, key: str) -> str:
         f"{folder.source} has no key {key}",
         f"Add key {key} to {folder.source}, then create the Finetune again.",
     )
+
+
+def _has_keys(directory: Path) -> bool:
+    """Whether a Secret was mounted that holds anything: the kubelet makes `..data` also where there is none."""
+    return directory.is_dir() and any(not entry.name.startswith("..") for entry in directory.iterdir())
 
 
 def read_secret(folder: SecretFolder, key: str) -> str | None:

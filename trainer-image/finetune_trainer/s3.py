@@ -8,7 +8,7 @@ from pathlib import Path
 from botocore.exceptions import ClientError
 from finetune_api.run import StorageAccess
 
-from finetune_trainer.s3_place import CONFLICT, NOT_IMPLEMENTED, TRIES, Place, error_code, tried, unless
+from finetune_trainer.s3_place import CONFLICT, NOT_IMPLEMENTED, TRIES, WRITING, Place, error_code, tried, unless
 from finetune_trainer.s3_uploads import PART_BYTES, Uploads
 from finetune_trainer.store import NotFoundError, StoredObject, damaged, infrastructure, sha256_of, uri_of
 
@@ -31,16 +31,16 @@ class S3Store:
             self._client.download_file(self.place.bucket, self.place.prefix + key, str(path))
 
     def put_bytes(self, key: str, data: bytes) -> None:
-        with self.place.errors("PutObject", key):
+        with self.place.errors(WRITING, key):
             self._uploads.put(key, data)
 
     def put_file(self, key: str, path: Path) -> None:
-        with self.place.errors("PutObject", key):
+        with self.place.errors(WRITING, key):
             self._uploads.put_file(key, path)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         for _ in range(TRIES):
-            with self.place.errors("PutObject", key):
+            with self.place.errors(WRITING, key):
                 if self._uploads.put_where_nothing_is(key, data):
                     return True
             # Also after a conflict with another writer: once it has finished, the object is there.
@@ -49,7 +49,7 @@ class S3Store:
         raise infrastructure(f"S3 refused to write {uri_of(self, key)} {TRIES} times although it is not there")
 
     def keeps_what_is_there(self, key: str, data: bytes) -> bool:
-        with self.place.errors("PutObject", key):
+        with self.place.errors(WRITING, key):
             try:
                 self._uploads.put(key, data, IfNoneMatch="*")
             except ClientError as error:

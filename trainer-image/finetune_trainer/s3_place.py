@@ -63,6 +63,8 @@ DAMAGED_ON_THE_WAY = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzC
 """The server got other bytes than were sent, and kept nothing."""
 NOT_IMPLEMENTED = frozenset({"NotImplemented", "501"})
 """The server does not know a header that was sent."""
+WRITING = "PutObject"
+"""The operation of every upload, whether in parts or not."""
 
 
 class Place:
@@ -103,6 +105,8 @@ class Place:
             code = error_code(error)
             if code in ("403", "404"):
                 code = self._spelled_out(code)
+            if operation == WRITING and code == "NoSuchBucket":
+                raise _no_bucket(self.bucket, self.where, uri) from error
             if code in MISSING:
                 raise NotFoundError(uri, bucket_missing=code == "NoSuchBucket") from error
             raise self._failure(operation, uri, code, error) from error
@@ -126,6 +130,13 @@ class Place:
             return infrastructure(f"S3 at {self.where} failed {operation} on {uri}: {error}")
         who = self.access.credentials.source if self.access.credentials else "the pod's service account"
         return denied(operation, uri, code, f"Check the keys in {who}, and allow them {operation} on {uri}.")
+
+
+def _no_bucket(bucket: str, where: str, uri: str) -> RunError:
+    """A bucket to write to does not come by itself, nor is one made: its name may be a slip."""
+    message = f"{uri} cannot be written: there is no bucket {bucket} at {where}"
+    remedy = "Create the bucket or correct output.uri, then create the Finetune again."
+    return RunError(FailureClass.INVALID_CONFIG, "BucketNotFound", message, remedy)
 
 
 def s3_client(access: StorageAccess) -> "S3Client":
