@@ -160,6 +160,10 @@ class Cluster:
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job.name}"
         await self._delete(path, job.uid, propagation="Foreground")
 
+    async def delete_pod(self, namespace: str, pod: Pod) -> None:
+        """Delete this very pod, which gets its grace period."""
+        await self._delete(f"/api/v1/namespaces/{namespace}/pods/{pod.name}", pod.uid, propagation="Background")
+
     async def label_job(self, namespace: str, job: Job, labels: Mapping[str, str]) -> None:
         """Set labels of this very Job. Where they are refused, it keeps its old ones, and the run goes on."""
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job.name}"

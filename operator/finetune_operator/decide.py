@@ -20,7 +20,7 @@ from finetune_operator import base_model, cost, guards, limits, policy, results,
 from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
 from finetune_operator.bounded import bounded
 from finetune_operator.conditions import condition_of, is_true
-from finetune_operator.observed import Job, JobState, Observed
+from finetune_operator.observed import Job, JobState, Observed, Pod
 from finetune_operator.order import run_root
 from finetune_operator.progress import back_to_checkpoint, merge_report, with_checkpoint
 from finetune_operator.settings import Settings
@@ -52,6 +52,8 @@ class Decision:
     """An attempt whose own words are lost: another Job is to read what it came to."""
     stop: tuple[Job, ...] = ()
     """Jobs to delete once the status is written."""
+    evict: tuple[Pod, ...] = ()
+    """Pods without a Job, to delete: they hold up what follows, and count in no limit."""
     relabel: tuple[Job, ...] = ()
     """Jobs in a queue whose priority is no longer the wanted one."""
     remove: bool = False
@@ -62,7 +64,7 @@ class Decision:
     @property
     def acts(self) -> bool:
         """Whether it creates, changes or deletes anything but the status."""
-        return bool(self.start or self.read or self.stop or self.relabel or self.remove)
+        return bool(self.start or self.read or self.stop or self.evict or self.relabel or self.remove)
 
 
 def decide(finetune: Finetune, observed: Observed, settings: Settings, now: datetime) -> Decision:
@@ -76,7 +78,7 @@ def decide(finetune: Finetune, observed: Observed, settings: Settings, now: date
     told = replace(step, status=guards.settled(step.status))
     status = bounded(cost.with_cost(run, concluded(told, finetune.metadata.generation, now)))
     relabel = tuple(job for job in observed.jobs if _is_ranked_wrong(job, finetune.spec.queue) and job not in step.stop)
-    return Decision(status, step.start, step.read, step.stop, relabel, check_again=step.check_again)
+    return Decision(status, step.start, step.read, step.stop, observed.strays, relabel, check_again=step.check_again)
 
 
 def refused(finetune: Finetune, attempt: Attempt, message: str, *, for_good: bool, now: datetime) -> FinetuneStatus:
@@ -228,7 +230,9 @@ def _fresh(status: FinetuneStatus, attempt: Attempt, image: str, now: datetime) 
     """The status at the start of an attempt: of training, what the newest checkpoint keeps of the earlier ones."""
     status = stages.put(status, attempt.stage, StageState.PENDING, attempt=attempt.number, waiting_since=now)
     resolved = (status.resolved or Resolved()).model_copy(update={"trainer_image": image})
-    status = status.model_copy(update={"retry_at": None, "resolved": resolved})
+    limit_held = status.failure and POLICIES[status.failure.failure_class].next is Next.HOLD
+    failure = None if limit_held else status.failure  # A limit that was raised is wrong no more.
+    status = status.model_copy(update={"retry_at": None, "resolved": resolved, "failure": failure})
     if attempt.stage is not Stage.TRAIN:
         return status
     kept = [condition for condition in status.conditions if condition.type is not ConditionType.TRAINED]

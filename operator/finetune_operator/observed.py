@@ -70,6 +70,8 @@ class Pod:
     """Name of its node, once it has one."""
     leaves_by: datetime | None = None
     """When it must have left, once it was told to; its grace period is counted in."""
+    is_of_job: bool = False
+    """Whether a Job has made it, also one that is gone; other pods that carry our labels are not ours to delete."""
 
     @property
     def says_why(self) -> bool:
@@ -214,6 +216,11 @@ class Observed:
         """Name of a pod of any attempt that still holds, or may yet take, its resources; its Job may be gone."""
         return next((pod.name for pod in self._pods if pod.is_active), None)
 
+    @property
+    def strays(self) -> tuple[Pod, ...]:
+        """Pods whose Job is gone, or is not known for ours any more, and that nobody has told to leave."""
+        return tuple(pod for pod in self.orphans if pod.is_of_job and pod.is_active and pod.leaves_by is None)
+
     def overdue_pods(self, since: datetime) -> tuple[Pod, ...]:
         """Pods that should have left by then, and of which nobody says that they have."""
         return tuple(pod for pod in self._pods if pod.is_active and pod.leaves_by and pod.leaves_by <= since)
@@ -326,6 +333,7 @@ def _pod(body: Body, *, belongs: bool = False) -> Pod:
         reason=status.get("reason"),
         detail=status.get("message"),
         leaves_by=parse_time(metadata.get("deletionTimestamp")),
+        is_of_job=names.NODE_RANK_ANNOTATION in metadata.get("annotations", {}),
         index=_index(metadata),
         node=body.get("spec", {}).get("nodeName"),
     )

@@ -99,6 +99,8 @@ class Reconciler:
         await remove_lost_pods(decided, view.observed, self.cluster, self.settings, now)
         for job in decision.stop:
             await self.cluster.delete_job(namespace, job)
+        for pod in decision.evict:
+            await self.cluster.delete_pod(namespace, pod)
         for job in decision.relabel:
             await self.cluster.label_job(namespace, job, queue_labels(decided.spec.queue))
         wait = None

@@ -76,6 +76,16 @@ def test_a_run_resumed_while_its_pod_still_leaves_waits_for_it() -> None:
     assert decided(stopping, PREPARED).start == Attempt(TRAIN, 2)
 
 
+@pytest.mark.parametrize("wish", [{}, {"suspend": True}, {"cancel": True}])
+def test_a_pod_whose_job_is_gone_is_told_to_leave_once(wish: dict[str, Any]) -> None:
+    stray = replace(A_POD, is_of_job=True)
+    lost = decided(training(), PREPARED, orphans=(stray, A_POD), **wish)
+    assert (lost.start, lost.evict) == (None, (stray,)), "it would train on, and count in no limit"
+    assert lost.check_again is not None
+    leaving = replace(stray, leaves_by=NOON)
+    assert decided(lost.status, PREPARED, orphans=(leaving,), **wish).evict == ()
+
+
 @pytest.mark.parametrize(("wish", "phase"), [("suspend", Phase.SUSPENDED), ("cancel", Phase.CANCELLED)])
 def test_a_deleted_job_that_a_finalizer_keeps_holds_nothing_up(wish: str, phase: Phase) -> None:
     wanted: dict[str, Any] = {wish: True}
@@ -225,7 +235,8 @@ def test_a_pod_that_never_starts_holds_the_run_with_the_schedulers_words() -> No
 
     same = decided(held.status, PREPARED, seconds=9000)
     assert (same.start, same.status.phase) == (None, Phase.SUSPENDED), "nobody has raised the limit"
-    assert decided(held.status, PREPARED, seconds=9000, pendingDeadlineSeconds=7200).start == Attempt(TRAIN, 2)
+    resumed = decided(held.status, PREPARED, seconds=9000, pendingDeadlineSeconds=7200)
+    assert (resumed.start, resumed.status.failure) == (Attempt(TRAIN, 2), None)
 
 
 def test_time_that_a_run_is_trained_is_limited_over_all_attempts() -> None:

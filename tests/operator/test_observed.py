@@ -31,7 +31,7 @@ def test_a_pod_whose_index_was_edited_stops_no_pass(index: str) -> None:
     pod = a_job("pod", annotations={names.NODE_RANK_ANNOTATION: index})
     pod["metadata"]["ownerReferences"] = [{"uid": job["metadata"]["uid"], "controller": True}]
     (seen,) = observed_children([job], [pod], UID).jobs
-    assert [pod.index for pod in seen.pods] == [0]
+    assert [(pod.index, pod.is_of_job) for pod in seen.pods] == [(0, True)]
 
 
 def test_a_job_that_somebody_has_given_no_pods_stops_no_pass() -> None:
