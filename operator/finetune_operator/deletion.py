@@ -106,8 +106,7 @@ def _outcome(finetune: Finetune, cleanup: Cleanup) -> Turn:
     except ValidationError:
         result = CleanupResult()
     if cleanup.state is JobState.FAILED:
-        failure = result.failure
-        why = f"{failure.message} {failure.remedy}" if failure else cleanup.waiting or "nobody says why"
-        return kept(finetune, why)
+        # Without the remedy, which is one for a run that is made again.
+        return kept(finetune, (result.failure and result.failure.message) or cleanup.waiting or "nobody says why")
     message = f"{result.removed} objects were removed below {run_root(finetune).output_uri}"
     return Turn(False, Reason.CLEANED_UP, message)

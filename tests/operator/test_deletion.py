@@ -39,7 +39,9 @@ def a_cleanup(state: JobState = JobState.RUNNING, message: str | None = None, wa
 def denied() -> str:
     kind = FailureClass.ACCESS_DENIED
     why = "DeleteObject on s3://out/a was denied"
-    return CleanupResult(failure=Failure(failure_class=kind, reason="AccessDenied", message=why)).to_message()
+    remedy = "Allow it, then create the Finetune again."
+    failure = Failure(failure_class=kind, reason="AccessDenied", message=why, remedy=remedy)
+    return CleanupResult(failure=failure).to_message()
 
 
 def test_only_a_run_whose_files_go_with_it_waits_for_anything() -> None:
@@ -98,6 +100,7 @@ def test_it_goes_without_when_they_cannot_be_removed_in_time(
     assert (farewell.warning, farewell.reason) == (True, "CleanupFailed")
     assert f"may be left at s3://out/models/team-a/story/{UID}" in farewell.message
     assert words in farewell.message
+    assert "again" not in farewell.message, "it is gone"
 
 
 def test_an_operator_that_comes_late_has_all_the_time_that_there_is() -> None:
