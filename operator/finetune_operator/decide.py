@@ -161,8 +161,8 @@ def _stage(run: Run, stage: Stage) -> Step:
     attempt = Attempt(stage, current.attempt if current else 1)
     if current and current.state is StageState.STOPPED:
         return _stopped(run, attempt)
-    if run.status.retry_at and run.now < run.status.retry_at:
-        return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), run.status.retry_at - run.now)
+    if (wait := _wait_for_retry(run)) is not None:
+        return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), wait)
     job = run.observed.job(stage, attempt.number)
     if job is None:
         return _without_job(run, attempt)
@@ -388,6 +388,16 @@ def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> 
     }
     run = replace(run, status=status.model_copy(update=changes))
     return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), wait)
+
+
+def _wait_for_retry(run: Run) -> timedelta | None:
+    """How long the next attempt has to wait; None once it is due, and where the wait is longer than any that we set.
+
+    That is one of a clock which was ahead, or of a status that somebody has edited.
+    """
+    left = run.status.retry_at - run.now if run.status.retry_at else timedelta(0)
+    longest = timedelta(seconds=run.settings.retry_wait_limit_seconds)
+    return left if timedelta(0) < left <= longest else None
 
 
 def _retry_message(run: Run) -> str:

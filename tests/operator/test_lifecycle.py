@@ -143,6 +143,12 @@ def test_time_suspended_does_not_count_where_a_pod_never_came_to_be() -> None:
     assert decided(paused.status, PREPARED, seconds=60, suspend=True).status == paused.status
 
 
+def test_no_retry_waits_longer_than_any_wait_that_is_set() -> None:
+    waiting = decided(training(), PREPARED, a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=43))).status
+    assert decided(waiting, PREPARED).start is None
+    assert decided(waiting, PREPARED, seconds=-86_400).start == Attempt(TRAIN, 2), "the clock had been a day ahead"
+
+
 def test_a_retry_that_was_suspended_begins_like_any_other() -> None:
     failing = decided(training(), PREPARED, a_job(TRAIN, 1, FAILED, a_failed_pod(exit_code=43))).status
     assert failing.retry_at is not None
