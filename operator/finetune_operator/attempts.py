@@ -146,6 +146,11 @@ def a_failure(
     return with_remedy(Failure(failure_class=kind, reason=reason, message=_fitted(message), exit_code=exit_code), stage)
 
 
+def worded(failure: Failure, message: str, stage: Stage) -> Failure:
+    """The failure told in other words."""
+    return with_remedy(failure.model_copy(update={"message": message}), stage)
+
+
 def with_remedy(failure: Failure, stage: Stage) -> Failure:
     """The failure on one line and as short as the status takes; where it names no remedy, with that of its class."""
     fitted = {"message": _fitted(failure.message), "remedy": _fitted(failure.remedy)}

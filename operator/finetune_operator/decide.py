@@ -17,7 +17,16 @@ from finetune_api.states import Verdict
 from finetune_api.status import Failure, FinetuneStatus
 
 from finetune_operator import base_model, cost, guards, limits, policy, results, stages, steps
-from finetune_operator.attempts import a_failure, failure_of, findings_of, last_words, lost_result, result_of, vanished
+from finetune_operator.attempts import (
+    a_failure,
+    failure_of,
+    findings_of,
+    last_words,
+    lost_result,
+    result_of,
+    vanished,
+    worded,
+)
 from finetune_operator.bounded import bounded
 from finetune_operator.conditions import condition_of, is_true
 from finetune_operator.observed import Job, JobState, Observed, Pod
@@ -26,6 +35,7 @@ from finetune_operator.progress import back_to_checkpoint, merge_report, with_ch
 from finetune_operator.settings import Settings
 from finetune_operator.steps import Run
 from finetune_operator.verdict import Attempt, Step, concluded, is_over
+from finetune_operator.volumes import as_written
 
 LEAVING_CHECK = timedelta(seconds=5)
 """How often pods are looked at that were told to leave."""
@@ -170,6 +180,7 @@ def _stage(run: Run, stage: Stage) -> Step:
         return _completed(run, job)
     if job.state is JobState.FAILED and not run.observed.active_pod:
         failure = failure_of(job, run.observed.report, stages.noted_cause(run.status, job))
+        failure = worded(failure, as_written(failure.message, run.finetune), stage)
         finished = stages.finish(run.status, job, StageState.FAILED, failure.message)
         run = replace(run, status=finished)
         if findings := findings_of(job, run.observed.report):

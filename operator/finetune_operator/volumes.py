@@ -107,6 +107,15 @@ def mounted_uri(uri: str, dataset: Dataset | None = None) -> str:
     return uri
 
 
+def as_written(text: str, finetune: Finetune) -> str:
+    """What a trainer says, with the URIs that the user wrote in place of those that its pod saw."""
+    uris = {mounted_uri(dataset.uri, dataset): dataset.uri for dataset in finetune.spec.datasets}
+    uris[mounted_uri(model_uri(finetune))] = model_uri(finetune)
+    for seen in sorted(uris, key=len, reverse=True):  # One may be the beginning of another.
+        text = text.replace(seen, uris[seen]) if seen else text
+    return text
+
+
 def model_uri(finetune: Finetune) -> str:
     """Where the base model lies: as it was resolved, or as it was written; empty where it is another run's."""
     resolved = finetune.status.resolved

@@ -484,3 +484,20 @@ def test_what_a_pod_says_cannot_colour_the_terminal_of_who_reads_it() -> None:
     assert status.failure is not None
     assert status.failure.message == "row [2J ]0;owned is broken"
     assert all(condition.message.isprintable() for condition in status.conditions)
+
+
+@pytest.mark.parametrize(
+    ("uri", "seen"),
+    [
+        ("configmap://rows/a.jsonl", "file:///finetune/datasets/rows/a.jsonl"),
+        ("pvc://claim/rows", "file:///finetune/volumes/claim/rows"),
+        ("s3://data/a.jsonl", "s3://data/a.jsonl"),
+    ],
+)
+def test_a_failure_names_a_dataset_as_its_user_wrote_it(uri: str, seen: str) -> None:
+    spec: dict[str, Any] = {"datasets": [{"name": "rows", "uri": uri}]}
+    message = a_failure_message(PREPARE, "InvalidData", "DatasetNotFound", f"{seen}: the file is not there")
+    job = a_job(PREPARE, 1, FAILED, a_pod(phase="Failed", exit_code=42, message=message))
+    failure = decided(decided(None, **spec).status, job, **spec).status.failure
+    assert failure is not None
+    assert failure.message == f"{uri}: the file is not there"
