@@ -93,6 +93,11 @@ class Cluster:
 
     async def list_children(self, finetune: Finetune) -> Observed:
         """The Jobs of a Finetune with their pods, and pods whose Job is gone; all read now."""
+        observed = await self._list_children(finetune)
+        # A Job that was made between the two lists is not gone: where a pod has none, its Job is looked for once more.
+        return await self._list_children(finetune) if observed.strays else observed
+
+    async def _list_children(self, finetune: Finetune) -> Observed:
         meta = finetune.metadata
         selector = [("labelSelector", f"{names.LABEL_UID}={meta.uid}")]
         # One after the other: a Job that is complete must not meet its pod as it was before, without its result.

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from finetune_api import names
 from finetune_api.names import Stage
 from finetune_operator.api_server import ApiServer, ClusterUnreachable, Invalid, Refused
 from finetune_operator.cluster import Cluster, Key
@@ -16,7 +17,7 @@ from finetune_operator.nodes import Nodes
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from tests.builders import a_finetune, some_settings
+from tests.builders import UID, a_finetune, some_settings
 
 
 @asynccontextmanager
@@ -136,3 +137,19 @@ async def test_a_page_of_whoever_stands_in_front_of_the_api_server_is_no_answer(
     async with an_api_server(*pages) as api:
         with pytest.raises(ClusterUnreachable, match="the proxy is well"):
             await Cluster(api).get_finetune(Key("team-a", "run"))
+
+
+async def test_a_job_that_is_made_between_two_lists_keeps_its_pods() -> None:
+    """Whoever took it for gone would tell the pods of a new attempt to leave."""
+    owners = [{"uid": UID, "controller": True}]
+    job = {"metadata": {"name": "story-9f3c2a10-train-1", "uid": "job-uid", "ownerReferences": owners}}
+    of_job = {
+        "annotations": {names.NODE_RANK_ANNOTATION: "0"},
+        "ownerReferences": [{"uid": "job-uid", "controller": True}],
+    }
+    pods = {"items": [{"metadata": {"name": "pod", "uid": "pod-uid"} | of_job, "status": {"phase": "Pending"}}]}
+    lists = [{"items": []}, pods, {"items": [job]}, pods]
+    async with an_api_server(*map(web.json_response, lists)) as api:
+        observed = await Cluster(api).list_children(a_finetune())
+    assert observed.strays == ()
+    assert [pod.name for pod in observed.jobs[0].pods] == ["pod"]
