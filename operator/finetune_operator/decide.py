@@ -16,7 +16,7 @@ from finetune_api.resource import Finetune
 from finetune_api.states import Verdict
 from finetune_api.status import Failure, FinetuneStatus
 
-from finetune_operator import base_model, cost, guards, limits, policy, results, stages, steps
+from finetune_operator import base_model, cost, guards, limits, policy, results, retries, stages, steps
 from finetune_operator.attempts import (
     a_failure,
     failure_of,
@@ -171,8 +171,8 @@ def _stage(run: Run, stage: Stage) -> Step:
     attempt = Attempt(stage, current.attempt if current else 1)
     if current and current.state is StageState.STOPPED:
         return _stopped(run, attempt)
-    if (wait := _wait_for_retry(run)) is not None:
-        return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), wait)
+    if (wait := retries.time_left(run)) is not None:
+        return steps.waiting(run, Reason.WAITING_TO_RETRY, retries.message(run), wait)
     job = run.observed.job(stage, attempt.number)
     if job is None:
         return _without_job(run, attempt)
@@ -372,8 +372,8 @@ def _after_failure(run: Run, attempt: Attempt, failure: Failure) -> Step:
         run = replace(run, status=run.status.model_copy(update=counted))
         return _start(run, Attempt(attempt.stage, attempt.number + 1))
     if run.status.retries >= run.finetune.spec.retry_limit:
-        return _out_of_retries(run, failure)
-    return _retry(run, attempt, failure, restarted=following is Next.RESTART)
+        return retries.used_up(run, failure)
+    return retries.next_try(run, attempt, failure, restarted=following is Next.RESTART)
 
 
 def _smaller(run: Run, attempt: Attempt, failure: Failure) -> Step:
@@ -383,41 +383,3 @@ def _smaller(run: Run, attempt: Attempt, failure: Failure) -> Step:
         return steps.failed(run, failure)
     status = run.status.model_copy(update={"memory_rung": rung + 1, "failure": failure})
     return _start(replace(run, status=status), Attempt(attempt.stage, attempt.number + 1))
-
-
-def _retry(run: Run, attempt: Attempt, failure: Failure, *, restarted: bool) -> Step:
-    settings, number = run.settings, attempt.number + 1
-    seconds = min(settings.retry_wait_seconds * 2.0 ** min(run.status.retries, 30), settings.retry_wait_limit_seconds)
-    wait = timedelta(seconds=seconds)
-    status = stages.put(cost.closed(run), attempt.stage, StageState.PENDING, attempt=number, message=failure.message)
-    changes: dict[str, object] = {
-        "failure": failure,
-        "retries": run.status.retries + 1,
-        "restarts": run.status.restarts + restarted,
-        "restarts_in_a_row": 0,
-        "retry_at": (run.now + wait).replace(microsecond=0),
-    }
-    run = replace(run, status=status.model_copy(update=changes))
-    return steps.waiting(run, Reason.WAITING_TO_RETRY, _retry_message(run), wait)
-
-
-def _wait_for_retry(run: Run) -> timedelta | None:
-    """How long the next attempt has to wait; None once it is due, and where the wait is longer than any that we set.
-
-    That is one of a clock which was ahead, or of a status that somebody has edited.
-    """
-    left = run.status.retry_at - run.now if run.status.retry_at else timedelta(0)
-    longest = timedelta(seconds=run.settings.retry_wait_limit_seconds)
-    return left if timedelta(0) < left <= longest else None
-
-
-def _retry_message(run: Run) -> str:
-    failure, limit = run.status.failure, run.finetune.spec.retry_limit
-    why = f"{failure.reason}: {failure.message}" if failure else "the last attempt failed"
-    return f"retry {run.status.retries} of {limit} starts at {run.status.retry_at:%H:%M:%S} UTC; {why}"
-
-
-def _out_of_retries(run: Run, failure: Failure) -> Step:
-    limit = run.finetune.spec.retry_limit
-    message = f"spec.retryLimit {limit} is reached; raise it to go on; {failure.reason}: {failure.message}"
-    return replace(steps.held(run, failure), reason=Reason.RETRIES_EXHAUSTED, message=message)
